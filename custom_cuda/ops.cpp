@@ -1,0 +1,12 @@
+// Schemas of all operators. Kernels register themselves per dispatch key in cpu/ and cuda/; autograd, fake kernels and the
+// reference implementations are registered from Python (threedgen/ops/).
+#include <torch/library.h>
+
+TORCH_LIBRARY(threedgen, m) {
+  m.def("hash_grid(Tensor x, Tensor table, int[] resolutions, int[] offsets) -> Tensor");
+  m.def("hash_grid_backward(Tensor grad, Tensor x, Tensor table, int[] resolutions, int[] offsets, bool need_x) -> (Tensor, Tensor)");
+  m.def("march_rays(Tensor origins, Tensor directions, Tensor near, Tensor far, Tensor occupancy, Tensor jitter, float step) -> (Tensor, Tensor)");
+  m.def("composite(Tensor sigma, Tensor features, Tensor offsets, float step) -> (Tensor, Tensor, Tensor)");
+  m.def("composite_backward(Tensor grad_out, Tensor grad_transmittance, Tensor grad_weights, Tensor sigma, Tensor features, Tensor offsets, Tensor transmittance, float step) -> (Tensor, Tensor)");
+  m.def("rasterize(Tensor clip, Tensor faces, int height, int width) -> (Tensor, Tensor)");
+}

@@ -1,0 +1,137 @@
+"""The typed settings of a run: every key a config may hold, with meaning, unit and range. Never imports torch.
+
+Keys that name a variant (`representation.type`, `guidance.type`, `cameras.type`) select one of the registered dataclasses.
+Guidance rules declare their settings beside themselves (threedgen/guidance/<rule>.py, torch-free at import).
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+from threedgen.registry import register
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    scheduled: bool = False,
+    milestones: bool = False,
+) -> Any:
+    """A dataclass field that documents and constrains itself.
+
+    Args:
+        default: value, or MISSING where the user must give one; lists and dicts are copied per instance.
+        doc: one sentence on what it does.
+        unit: of the value, empty for a pure number.
+        low, high: inclusive range of numbers (every number of a list, every value of a schedule).
+        choices: the allowed strings.
+        scheduled: a constant or knots `[start_step, start, end, end_step, ...]` (threedgen.schedule).
+        milestones: a constant or a mapping `{from_step: value}`.
+    """
+    metadata = dict(doc=doc, unit=unit, low=low, high=high, choices=choices, scheduled=scheduled, milestones=milestones)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+@register("cameras", "orbit")
+@dataclass
+class OrbitSettings:
+    """Cameras on an orbit around the origin: N views of one object a step, azimuths stratified over the circle."""
+
+    views: int = setting(4, "views of one object in a step; their azimuths are 360/views degrees apart", low=1, high=64)
+    elevation: list[float] = setting([0.0, 45.0], "range of the elevation, one draw a step", unit="degrees", low=-89.0, high=89.0)
+    azimuth: list[float] = setting([0.0, 360.0], "range of the azimuth, stratified over the views", unit="degrees", low=-360.0, high=360.0)
+    distance: list[float] = setting([2.6, 2.6], "range of the distance from the origin, one draw a step", unit="scene radii", low=0.1, high=100.0)
+    fovy: list[float] = setting([40.0, 40.0], "range of the vertical field of view, one draw a step", unit="degrees", low=1.0, high=150.0)
+    resolution: Any = setting(64, "height and width of a rendered view; milestones {from_step: pixels} allowed", unit="pixels", low=8, high=4096, milestones=True)
+
+
+@register("representation", "hashgrid")
+@dataclass
+class HashGridSettings:
+    """Neural radiance field on a multiresolution hash grid with an occupancy grid (NeRF of Instant-NGP, arXiv 2201.05989)."""
+
+    levels: int = setting(12, "resolution levels of the hash grid", low=1, high=32)
+    features: int = setting(2, "features a level", low=1, high=8)
+    log2_table: int = setting(15, "log2 of the rows of a level's table", low=8, high=24)
+    base_resolution: int = setting(8, "resolution of the coarsest level", unit="cells", low=2, high=512)
+    max_resolution: int = setting(256, "resolution of the finest level", unit="cells", low=2, high=8192)
+    hidden: int = setting(32, "width of the one hidden layer", low=4, high=256)
+    radius: float = setting(1.0, "half side of the cube that holds the field", unit="scene radii", low=0.1, high=100.0)
+    occupancy_resolution: int = setting(64, "cells of the occupancy grid along an axis", unit="cells", low=8, high=256)
+    samples: int = setting(96, "samples along a ray that crosses the whole cube", low=8, high=4096)
+    blob_density: float = setting(10.0, "height of the density blob the field starts from", low=0.0, high=1000.0)
+    blob_radius: float = setting(0.5, "radius at which the density blob ends", unit="scene radii", low=0.01, high=10.0)
+    normals: str = setting("analytic", "how normals are computed: gradient of the density, or central differences", choices=("analytic", "finite_difference"))
+    background: str = setting("white", "what is seen behind the object", choices=("white", "grey", "black", "learned", "random"))
+
+
+@dataclass
+class RegularizerSettings:
+    """Weights of penalties on the rendering; 0 switches a penalty off (and saves its cost)."""
+
+    sparsity: Any = setting(0.0, "mean of sqrt(alpha^2 + 0.01): less matter", low=0.0, scheduled=True)
+    opaque: Any = setting(0.0, "binary entropy of alpha: either opaque or empty", low=0.0, scheduled=True)
+    distortion: Any = setting(0.0, "spread of the weights along a ray (mip-NeRF 360): compact surfaces", low=0.0, scheduled=True)
+    orientation: Any = setting(0.0, "normals that face away from the camera (Ref-NeRF)", low=0.0, scheduled=True)
+    smoothness: Any = setting(0.0, "difference of the density at neighbouring points: no speckles", low=0.0, scheduled=True)
+
+
+@dataclass
+class OptimizerSettings:
+    """Adam."""
+
+    lr: Any = setting(0.01, "learning rate of the representation", low=0.0, high=10.0, scheduled=True)
+    lr_background: Any = setting(0.001, "learning rate of a learned background", low=0.0, high=10.0, scheduled=True)
+    betas: list[float] = setting([0.9, 0.99], "Adam's decay rates", low=0.0, high=1.0)
+    eps: float = setting(1e-15, "Adam's epsilon", low=0.0)
+
+
+@dataclass
+class StageSettings:
+    """One stage of a run."""
+
+    representation: Any = setting(MISSING, "what is optimized (variant by `type`)")
+    guidance: Any = setting(MISSING, "how the prior teaches it (variant by `type`)")
+    cameras: Any = setting(MISSING, "from where it is seen (variant by `type`)")
+    regularizers: RegularizerSettings = field(default_factory=RegularizerSettings, metadata={"doc": "penalties on the rendering"})
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings, metadata={"doc": "optimizer"})
+    steps: int = setting(1000, "optimization steps", low=1, high=10_000_000)
+
+
+@dataclass
+class ExportSettings:
+    """The asset that is written at the end."""
+
+    formats: list[str] = setting(["glb"], "files to write", choices=("glb", "obj", "ply"))
+    resolution: int = setting(128, "cells of the marching-cubes grid along an axis", unit="cells", low=16, high=1024)
+    threshold: Any = setting("auto", "density of the surface, or auto", low=0.0)
+    faces: int = setting(10_000, "triangles after simplification", low=100, high=10_000_000)
+    texture: int = setting(1024, "side of the texture, a power of two", unit="pixels", low=64, high=8192)
+    size_m: float = setting(1.0, "length of the longest side of the exported object", unit="metres", low=1e-4, high=1e4)
+    turntable_frames: int = setting(36, "frames of the turntable; 0 writes none", low=0, high=720)
+    turntable_resolution: int = setting(256, "height and width of the turntable", unit="pixels", low=32, high=2048)
+
+
+@dataclass
+class RunSettings:
+    """A whole run."""
+
+    prompt: str = setting(MISSING, "what to make, taken as raw text")
+    negative_prompt: str = setting("", "what to stay away from, taken as raw text")
+    prior: str = setting("embedded", "frozen diffusion model: embedded | analytic | an alias | a diffusers folder")
+    seed: int = setting(0, "all random draws derive from it", low=0, high=2**63 - 1)
+    output: str = setting("outputs", "folder that holds the runs", unit="path")
+    device: str = setting("auto", "where to compute: auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "CPU threads; 0 takes all cores", low=0, high=1024)
+    preview_every: int = setting(100, "steps between preview images; 0 writes none", unit="steps", low=0)
+    checkpoint_every: int = setting(200, "steps between checkpoints; 0 keeps only the last", unit="steps", low=0)
+    stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages, run in order"})
+    export: ExportSettings = field(default_factory=ExportSettings, metadata={"doc": "the asset written at the end"})
