@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from threedgen.config.schema import OrbitSettings
+from threedgen.draws import Draws
+from threedgen.schedule import milestone
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -101,3 +105,32 @@ def orbit_cameras(azimuth: list[float], elevation: float, distance: float, fovy:
     a = torch.tensor(azimuth, dtype=torch.float32)
     c2w = orbit(a, torch.full_like(a, elevation), torch.full_like(a, distance))
     return Cameras(c2w, torch.full_like(a, math.radians(fovy)), height, width)
+
+
+class OrbitSampler:
+    """Draws the cameras of a step from `OrbitSettings`; the same (seed, step) gives the same cameras.
+
+    One draw of offset, elevation, distance and field of view is shared by the views of a step, whose azimuths divide the
+    range evenly: with four views over the full circle they are 90 degrees apart, as multi-view priors were trained.
+    """
+
+    def __init__(self, settings: OrbitSettings) -> None:
+        self.settings = settings
+
+    def sample(self, draws: Draws) -> Cameras:
+        """Cameras of the views in `draws.views`, at the resolution of the step."""
+        s = self.settings
+        low, high = s.azimuth
+        share = (torch.tensor(draws.views, dtype=torch.float32) + draws.shared_uniform("azimuth").cpu()) / s.views
+        azimuth = low + share * (high - low)
+        elevation = draws.shared_uniform("elevation", (), *s.elevation).cpu().expand_as(azimuth)
+        distance = draws.shared_uniform("distance", (), *s.distance).cpu().expand_as(azimuth)
+        fovy = torch.deg2rad(draws.shared_uniform("fovy", (), *s.fovy).cpu()).expand_as(azimuth)
+        size = int(milestone(s.resolution, draws.step))
+        return Cameras(orbit(azimuth, elevation, distance), fovy, size, size).to(draws.device)
+
+    def turntable(self, frames: int, size: int) -> Cameras:
+        """Cameras evenly around the object at the middle of the sampler's ranges, azimuth 0 first."""
+        s = self.settings
+        azimuth = [360.0 * i / frames for i in range(frames)]
+        return orbit_cameras(azimuth, sum(s.elevation) / 2, sum(s.distance) / 2, sum(s.fovy) / 2, size, size)

@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
 @dataclass
-class Render:
-    """Images of a batch of views, linear range, float.
+class Samples:
+    """The samples of a volume rendering, packed ray by ray: ray r owns entries offsets[r] to offsets[r+1].
 
     Attributes:
-        rgb: [B,H,W,3] composited over the background, in [0,1].
-        alpha: [B,H,W,1] coverage in [0,1].
-        depth: [B,H,W,1] expected distance along the ray times alpha (0 where empty), world units.
-        normal: [B,H,W,3] unit world normals times alpha, or None where the representation was not asked for them.
-        extras: further outputs by name (for example per-sample weights for regularizers).
+        offsets: [R+1] int64.
+        t: [S] distances along the rays; points: [S,3] in the world.
+        weights: [S] share of the ray's colour that a sample gives, with gradient.
+        directions: [R,3] unit directions of the rays.
+        normals: [S,3] unit normals, or None where they were not asked for.
+    """
+
+    offsets: Tensor
+    t: Tensor
+    points: Tensor
+    weights: Tensor
+    directions: Tensor
+    normals: Tensor | None = None
+
+    @property
+    def ray(self) -> Tensor:
+        """[S] index of the ray of every sample."""
+        rays = torch.arange(len(self.offsets) - 1, device=self.t.device)
+        return torch.repeat_interleave(rays, self.offsets.diff(), output_size=len(self.t))
+
+
+@dataclass
+class Render:
+    """What rays saw, linear range, float. Leading axes: [B,H,W] for images of views, [R] for a bundle of rays.
+
+    Attributes:
+        rgb: [...,3] composited over the background, in [0,1].
+        alpha: [...,1] coverage in [0,1].
+        depth: [...,1] expected distance along the ray times alpha (0 where empty), world units.
+        normal: [...,3] unit world normals times alpha, or None where they were not asked for.
+        samples: of a volume rendering that regularizers may look at, else None.
     """
 
     rgb: Tensor
     alpha: Tensor
     depth: Tensor
     normal: Tensor | None = None
-    extras: dict[str, Tensor] = field(default_factory=dict)
+    samples: Samples | None = None
 
 
 @dataclass

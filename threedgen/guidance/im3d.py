@@ -1,0 +1,56 @@
+"""Iterative multi-view diffusion and reconstruction (IM-3D, arXiv 2402.08682): the prior answers with images, not gradients.
+
+Round 0 samples the joint views of one camera set; every later round renders new views, noises them, denoises them in a few
+steps and adds them to a bank of target images, on which the representation is fitted between the rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from threedgen.config.schema import setting
+from threedgen.guidance.rule import GuidanceSettings
+from threedgen.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from threedgen.cameras import Cameras
+    from threedgen.draws import Draws
+    from threedgen.guidance.core import Teacher
+
+
+@register("guidance", "im3d")
+@dataclass
+class IM3D(GuidanceSettings):
+    """Settings of the rounds; `t_max` is the noise level of a round, `t_min` the level at which denoising ends."""
+
+    t_max: Any = setting([0, 0.7, 0.25, 600], "noise level of a round after the first, share of the schedule", low=0.0, high=1.0, scheduled=True)
+    t_min: Any = setting(0.02, "noise level of the last denoising step, share of the schedule", low=0.0, high=1.0, scheduled=True)
+    rescale: Any = setting(0.5, "share of the CFG standard-deviation rescale (arXiv 2305.08891, MVDream)", low=0.0, high=1.0, scheduled=True)
+    first_fit: int = setting(120, "fitting steps after round 0", unit="steps", low=1)
+    fit: int = setting(40, "fitting steps after a later round", unit="steps", low=1)
+    first_denoise: int = setting(20, "denoising steps of round 0", low=1, high=1000)
+    denoise: int = setting(6, "denoising steps of a later round", low=1, high=1000)
+    bank: int = setting(6, "newest rounds that are kept as targets", unit="rounds", low=1, high=1000)
+    rays: int = setting(3072, "random rays of the bank that a fitting step renders", unit="rays", low=16)
+
+    def asks(self, step: int) -> bool:
+        """Whether a round begins at this step."""
+        return step == 0 or (step >= self.first_fit and (step - self.first_fit) % self.fit == 0)
+
+    def targets(self, teacher: Teacher, rgb: Tensor, cameras: Cameras, draws: Draws) -> Tensor:
+        """Target images [B,3,H,W] for the views rendered as rgb [B,H,W,3].
+
+        Round 0 starts from the noised rendering of the initial blob, not from pure noise: a schedule that leaves signal at its
+        last step would turn the missing background into grey.
+        """
+        step, last = draws.step, len(teacher.prior.alphas_cumprod) - 1
+        start = 1.0 if step == 0 else self.scheduled("t_max", step)
+        count = self.first_denoise if step == 0 else self.denoise
+        end = min(self.scheduled("t_min", step), start)
+        timesteps = [round(last * (start + (end - start) * i / max(count - 1, 1))) for i in range(count)]
+        z = teacher.prior.encode(rgb.permute(0, 3, 1, 2))
+        z = teacher.denoise(z, timesteps, self.scheduled("cfg", step), self.scheduled("rescale", step), cameras, draws)
+        return teacher.prior.decode(z).clamp(0, 1)

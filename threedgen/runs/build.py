@@ -1,0 +1,60 @@
+"""From settings to the parts of a run: device, prior with its prompts, representation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from threedgen.cameras import Cameras
+from threedgen.config.schema import HashGridSettings, RunSettings, StageSettings
+from threedgen.errors import UserError
+from threedgen.guidance.core import Teacher
+from threedgen.priors.analytic import ImageMixturePrior
+from threedgen.priors.base import Prior
+from threedgen.priors.loading import load_prior
+from threedgen.priors.prompts import PromptBank
+from threedgen.representations.hashgrid import HashGridField
+from threedgen.representations.mesh import load_mesh, render_mesh
+
+ANALYTIC_RESOLUTION = 64
+REPRESENTATIONS: dict[type, Callable[..., nn.Module]] = {HashGridSettings: HashGridField}
+
+
+def pick_device(name: str) -> str:
+    """ "cpu" or "cuda"; UserError if a GPU is asked for and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no CUDA device: use device=cpu, or install a CUDA build of torch")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def build_prior(name: str, device: str) -> Prior:
+    """The prior a config names: "analytic" is the closed-form one over the shipped meshes, the others are diffusion models."""
+    return analytic_prior(device) if name == "analytic" else load_prior(name, device)
+
+
+def analytic_prior(device: str) -> ImageMixturePrior:
+    """Finite mixture of the renders of the known meshes in assets/meshes, seen from the step's cameras."""
+    from threedgen.config.find import assets_folder
+
+    files = sorted((assets_folder() / "meshes").glob("*.glb"))
+    meshes = [load_mesh(file, fit_radius=0.85).to(device) for file in files]
+
+    def images_at(c2w: torch.Tensor, fovy: torch.Tensor, size: int) -> torch.Tensor:
+        cameras = Cameras(c2w, fovy, size, size)
+        return torch.stack([render_mesh(mesh, cameras, supersample=2).rgb.permute(0, 3, 1, 2) for mesh in meshes])
+
+    return ImageMixturePrior(images_at, [file.stem.replace("_", " ") for file in files], ANALYTIC_RESOLUTION, device=device)
+
+
+def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Teacher:
+    """The prior with the run's prompts encoded."""
+    prior = build_prior(settings.prior, device)
+    return Teacher(prior, PromptBank(prior, settings.prompt, settings.negative_prompt, cache))
+
+
+def build_representation(stage: StageSettings, seed: int, device: str) -> nn.Module:
+    """A freshly initialised representation of a stage."""
+    return REPRESENTATIONS[type(stage.representation)](stage.representation, seed=seed).to(device)

@@ -1,0 +1,105 @@
+"""A run's directory: what lies where, and writes that never leave half a file.
+
+outputs/<config>/<slug>-<hash>/
+    config.yaml        the resolved settings
+    command.txt        the command line that made the run
+    environment.json   versions, processor, device
+    status.json        state, stage, step, seconds left
+    prompts/           cached prompt embeddings
+    logs/              TensorBoard and CSV
+    previews/          images of the object while it is made
+    checkpoints/       parameters of each stage
+    export/            the asset and its turntable
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from threedgen.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one atomic step."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file in one atomic step."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+class RunFolder:
+    """Paths of a run; creates the folder and holds its lock while a run works in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.prompts, self.logs, self.previews = path / "prompts", path / "logs", path / "previews"
+        self.checkpoints, self.export = path / "checkpoints", path / "export"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the folder; UserError if it cannot be written or another live process owns it."""
+        import fcntl
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held until the block ends)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another folder with output=PATH") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"another process is working in {self.path}; wait for it, or change seed or output") from error
+            yield
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and hardware a run was made with."""
+    from importlib import metadata
+
+    import torch
+
+    from threedgen import __version__
+    from threedgen.ops import backend
+
+    packages = ("torch", "pytorch-lightning", "diffusers", "transformers", "numpy", "trimesh", "xatlas")
+    return {
+        "threedgen": __version__,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "kernels": backend(device),
+    }
+
+
+def processor_name() -> str:
+    """Model name of the processor, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

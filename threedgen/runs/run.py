@@ -1,0 +1,98 @@
+"""One run: a folder, its stages in order, the export at the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from threedgen.config.naming import run_folder
+from threedgen.config.schema import RunSettings
+from threedgen.config.serialize import to_yaml
+from threedgen.export.asset import export_asset
+from threedgen.runs.build import build_representation, build_teacher, pick_device
+from threedgen.runs.callbacks import Checkpoints, Previews, Progress, Status
+from threedgen.representations.hashgrid import HashGridField
+from threedgen.runs.folder import RunFolder, environment, write_json, write_text
+from threedgen.systems.distillation import Distillation
+
+
+@dataclass
+class RunResult:
+    """Where a finished run lies, its files by kind ("glb", "gif", ...), how long it took in seconds."""
+
+    folder: Path
+    files: dict[str, Path]
+    seconds: float
+
+
+def execute(settings: RunSettings, config_name: str, command: str = "") -> RunResult:
+    """Make the asset of a checked config: all stages, then the export.
+
+    Raises:
+        UserError: what the user can mend, before work starts where it can be known then.
+        KeyboardInterrupt: after the state was saved; status.json says "interrupted".
+    """
+    started = time.monotonic()
+    folder = RunFolder(run_folder(settings, config_name))
+    with folder.locked():
+        try:
+            files = _work(settings, folder, command)
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            write_json(folder.path / "status.json", {"state": state, "reason": str(error) or type(error).__name__})
+            raise
+        seconds = time.monotonic() - started
+        names = {kind: str(path.relative_to(folder.path)) for kind, path in files.items()}
+        write_json(folder.path / "status.json", {"state": "finished", "seconds": round(seconds, 1), "files": names})
+    return RunResult(folder.path, files, seconds)
+
+
+def _work(settings: RunSettings, folder: RunFolder, command: str) -> dict[str, Path]:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = pick_device(settings.device)
+    write_json(folder.path / "status.json", {"state": "starting"})
+    write_text(folder.path / "config.yaml", to_yaml(settings))
+    write_text(folder.path / "command.txt", command + "\n")
+    write_json(folder.path / "environment.json", environment(device))
+    teacher = build_teacher(settings, device, folder.prompts)
+    (name, stage), *_ = settings.stages.items()
+    representation = build_representation(stage, settings.seed, device)
+    fit(Distillation(stage, representation, teacher, settings.seed), name, settings, folder, device)
+    return _export(settings, folder, representation)
+
+
+def fit(system: Distillation, name: str, settings: RunSettings, folder: RunFolder, device: str) -> None:
+    """Run the steps of a stage under the Lightning Trainer."""
+    steps = system.settings.steps
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    trainer = pl.Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        max_steps=steps,
+        logger=[TensorBoardLogger(folder.logs, name=None, version=name), CSVLogger(folder.logs, name=None, version=name)],
+        callbacks=[
+            Progress(name),
+            Status(folder, name),
+            Previews(folder, name, settings.preview_every),
+            Checkpoints(folder, name, settings.checkpoint_every),
+        ],
+        log_every_n_steps=10,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(system, train_dataloaders=range(steps))
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def _export(settings: RunSettings, folder: RunFolder, representation: HashGridField) -> dict[str, Path]:
+    mesh = representation.to_mesh(settings.export.resolution, settings.export.threshold)
+    return export_asset(mesh, representation.albedo, settings.export, folder.export, folder.path.name.rsplit("-", 1)[0])

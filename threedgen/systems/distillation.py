@@ -1,0 +1,57 @@
+"""The Lightning module that distils a prior into a representation; the one place that sees all parts."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from threedgen.cameras import OrbitSampler
+from threedgen.config.schema import StageSettings
+from threedgen.draws import Draws
+from threedgen.guidance.core import Teacher
+from threedgen.schedule import at
+from threedgen.systems.objectives import objective_of
+from threedgen.systems.regularizers import needs_normals, penalties
+
+
+class Distillation(pl.LightningModule):
+    """One stage: cameras -> render -> guidance -> loss, with penalties, schedules and the representation's own upkeep.
+
+    A batch is the index of the step; nothing but (seed, step, view) decides what is drawn.
+    """
+
+    def __init__(self, settings: StageSettings, representation: nn.Module, teacher: Teacher, seed: int) -> None:
+        super().__init__()
+        self.settings, self.representation, self.seed = settings, representation, seed
+        self.sampler = OrbitSampler(settings.cameras)
+        self.objective = objective_of(settings.guidance, self.sampler, teacher)
+
+    def draws(self, step: int) -> Draws:
+        """The draws of a step, for all of its views."""
+        return Draws(self.seed, step, range(self.settings.cameras.views), self.device)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        o = self.settings.optimizer
+        groups = self.representation.param_groups(at(o.lr, 0), at(o.lr_background, 0))
+        return torch.optim.Adam(groups, betas=(o.betas[0], o.betas[1]), eps=o.eps, fused=True)
+
+    def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
+        o = self.settings.optimizer
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = at(o.lr_background if group["name"] == "background" else o.lr, self.global_step)
+
+    def training_step(self, batch: int, batch_idx: int) -> Tensor:
+        step = self.global_step
+        lesson = self.objective(self.representation, self.draws(step), needs_normals(self.settings.regularizers, step))
+        terms = {"guidance": lesson.loss} | penalties(self.settings.regularizers, lesson.render, step)
+        loss = torch.stack(list(terms.values())).sum()
+        numbers = {f"loss/{name}": value.detach() for name, value in terms.items()} | lesson.info
+        self.log_dict(numbers, batch_size=1)
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=1)
+        return loss
+
+    def on_train_batch_end(self, outputs: object, batch: int, batch_idx: int) -> None:
+        # The optimizer has stepped: global_step already counts this step.
+        step = self.global_step - 1
+        self.representation.after_step(step, self.draws(step))

@@ -1,0 +1,115 @@
+"""What a step optimizes: the loss of a residual rule on fresh views, or the fit to a bank of target images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from threedgen.cameras import Cameras, OrbitSampler
+from threedgen.draws import Draws
+from threedgen.guidance.core import Teacher, distill
+from threedgen.guidance.im3d import IM3D
+from threedgen.guidance.rule import Rule
+from threedgen.representations.base import Render
+
+
+class RayField(Protocol):
+    """A representation that renders views, and single rays of them."""
+
+    def render(self, cameras: Cameras, *, draws: Draws | None = None, normals: bool = False) -> Render: ...
+
+    def render_rays(
+        self, origins: Tensor, directions: Tensor, jitter: Tensor, random_rgb: Tensor | None = None, normals: bool = False
+    ) -> Render: ...
+
+
+@dataclass
+class Lesson:
+    """Loss of a step, the rendering it was taken on, and numbers to log."""
+
+    loss: Tensor
+    render: Render
+    info: dict[str, float] = field(default_factory=dict)
+
+
+class ResidualObjective(nn.Module):
+    """Renders the views of the step and asks the rule for its gradient."""
+
+    def __init__(self, rule: Rule, sampler: OrbitSampler, teacher: Teacher) -> None:
+        super().__init__()
+        self.rule, self.sampler, self.teacher = rule, sampler, teacher
+
+    def forward(self, representation: RayField, draws: Draws, normals: bool) -> Lesson:
+        cameras = self.sampler.sample(draws)
+        render = representation.render(cameras, draws=draws, normals=normals)
+        out = distill(self.rule, self.teacher, render.rgb, cameras, draws)
+        return Lesson(out.loss, render, out.info)
+
+
+class TargetBank(nn.Module):
+    """The newest target images of a run with their cameras, a ring of rounds; part of the checkpoint.
+
+    Buffers: images [K,V,S,S,3], c2w [K,V,4,4], fovy [K,V], rounds (how many were added so far).
+    """
+
+    images: Tensor
+    c2w: Tensor
+    fovy: Tensor
+    rounds: Tensor
+
+    def __init__(self, capacity: int, views: int, size: int) -> None:
+        super().__init__()
+        self.register_buffer("images", torch.zeros(capacity, views, size, size, 3))
+        self.register_buffer("c2w", torch.zeros(capacity, views, 4, 4))
+        self.register_buffer("fovy", torch.zeros(capacity, views))
+        self.register_buffer("rounds", torch.zeros((), dtype=torch.long))
+
+    def add(self, images: Tensor, cameras: Cameras) -> None:
+        """Put the images [V,3,S,S] of a round in place of the oldest."""
+        slot = int(self.rounds) % len(self.images)
+        self.images[slot] = images.permute(0, 2, 3, 1)
+        self.c2w[slot], self.fovy[slot] = cameras.c2w, cameras.fovy
+        self.rounds += 1
+
+    def random_rays(self, count: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """Origins, directions and target colours [R,3] of random pixels of the bank, keyed on the step."""
+        filled, views, size = min(int(self.rounds), len(self.images)), self.images.shape[1], self.images.shape[2]
+        pixel = torch.randint(filled * views * size * size, (count,), generator=draws.shared("bank_rays")).to(self.images.device)
+        view, row, column = pixel // (size * size), pixel // size % size, pixel % size
+        cameras = Cameras(self.c2w.flatten(0, 1), self.fovy.flatten(0, 1), size, size)
+        origins, directions = cameras.rays_through(view, row, column)
+        return origins, directions, self.images.flatten(0, 1)[view, row, column]
+
+
+class ReconstructionObjective(nn.Module):
+    """Fits random rays of the target bank; at the steps where a round begins, asks the guidance for new targets first."""
+
+    def __init__(self, guidance: IM3D, sampler: OrbitSampler, teacher: Teacher) -> None:
+        super().__init__()
+        self.guidance, self.sampler, self.teacher = guidance, sampler, teacher
+        self.bank = TargetBank(guidance.bank, sampler.settings.views, teacher.prior.native_resolution)
+
+    @torch.no_grad()
+    def ask(self, representation: RayField, draws: Draws) -> None:
+        cameras = self.sampler.sample(draws)
+        rgb = representation.render(cameras).rgb
+        self.bank.add(self.guidance.targets(self.teacher, rgb, cameras, draws), cameras)
+
+    def forward(self, representation: RayField, draws: Draws, normals: bool) -> Lesson:
+        if self.guidance.asks(draws.step):
+            self.ask(representation, draws)
+        origins, directions, target = self.bank.random_rays(self.guidance.rays, draws)
+        jitter = torch.rand(len(origins), generator=draws.shared("ray_jitter")).to(origins)
+        render = representation.render_rays(origins, directions, jitter, normals=normals)
+        loss = F.l1_loss(render.rgb, target) + F.mse_loss(render.rgb, target)
+        return Lesson(loss, render, {"round": float(self.bank.rounds)})
+
+
+def objective_of(guidance: Rule | IM3D, sampler: OrbitSampler, teacher: Teacher) -> nn.Module:
+    """The objective a guidance asks for: residual rules give gradients, the others target images."""
+    kind = ResidualObjective if isinstance(guidance, Rule) else ReconstructionObjective
+    return kind(guidance, sampler, teacher)

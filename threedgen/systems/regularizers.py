@@ -1,0 +1,65 @@
+"""Penalties on a rendering. Each is a mean over rays, so that its weight does not depend on the resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from threedgen.config.schema import RegularizerSettings
+from threedgen.representations.base import Render, Samples
+from threedgen.schedule import at
+
+
+def sparsity(render: Render) -> Tensor:
+    """Mean of sqrt(alpha^2 + 0.01): less matter."""
+    return (render.alpha.square() + 0.01).sqrt().mean()
+
+
+def opaque(render: Render) -> Tensor:
+    """Binary entropy of alpha, clamped to [0.001, 0.999]: a ray is either opaque or empty."""
+    alpha = render.alpha.clamp(1e-3, 1 - 1e-3)
+    return F.binary_cross_entropy(alpha, alpha)
+
+
+def distortion(render: Render) -> Tensor:
+    """Sum over pairs of samples of a ray of w_i w_j |t_i - t_j| (mip-NeRF 360, arXiv 2111.12077, without the self term)."""
+    s = samples_of(render)
+    w, wt = s.weights.double(), (s.weights * s.t).double()
+    before = s.offsets[:-1][s.ray]
+    # Sums over the earlier samples of the same ray: a running sum over all samples less its value at the ray's start.
+    w_sum, wt_sum = (F.pad(v.cumsum(0), (1, 0)) for v in (w, wt))
+    w_earlier, wt_earlier = (v[:-1] - v[before] for v in (w_sum, wt_sum))
+    pairs = 2 * (wt * w_earlier - w * wt_earlier)
+    return (pairs.sum() / len(s.directions)).to(s.weights.dtype)
+
+
+def orientation(render: Render) -> Tensor:
+    """Sum of sg(w) max(0, n . d)^2 along a ray: visible normals face the camera (Ref-NeRF, arXiv 2112.03907)."""
+    s = samples_of(render)
+    if s.normals is None:
+        raise ValueError("orientation needs a rendering with normals")
+    away = (s.normals * s.directions[s.ray]).sum(-1).clamp(min=0).square()
+    return (s.weights.detach() * away).sum() / len(s.directions)
+
+
+def samples_of(render: Render) -> Samples:
+    if render.samples is None:
+        raise ValueError("this penalty looks at the samples of a volume rendering; the rendering has none")
+    return render.samples
+
+
+PENALTIES: dict[str, Callable[[Render], Tensor]] = {"sparsity": sparsity, "opaque": opaque, "distortion": distortion, "orientation": orientation}
+
+
+def needs_normals(settings: RegularizerSettings, step: int) -> bool:
+    """Whether a penalty that is on at this step looks at normals."""
+    return at(settings.orientation, step) > 0
+
+
+def penalties(settings: RegularizerSettings, render: Render, step: int) -> dict[str, Tensor]:
+    """Weighted penalties that are on at this step, by name."""
+    weights = {name: at(getattr(settings, name), step) for name in PENALTIES}
+    return {name: w * PENALTIES[name](render) for name, w in weights.items() if w > 0}
