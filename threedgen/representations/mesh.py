@@ -34,8 +34,8 @@ def render_mesh(
         cameras: B views; they and the mesh are on one device.
         background: colour behind the mesh in [0,1], or anything that broadcasts to [B,H,W,3].
         shading: "albedo" is the colour itself; "lambert" lights it softly from the camera; "normal" shows the world normal as
-            0.5 + 0.5 n.
-        supersample: samples along each side of a pixel; colours, alpha, depth and normals are their mean.
+            0.5 + 0.5 n. A face seen from behind has its normal turned round.
+        supersample: samples along each side of a pixel; colours, alpha, depth and normals are averaged over them.
 
     Returns:
         rgb, alpha, depth and normal of the views (see Render).
@@ -53,15 +53,19 @@ def render_mesh(
     to_eye = cameras.positions[view] - interpolate(mesh.vertices)
     distance = to_eye.norm(dim=-1, keepdim=True)
     normal = F.normalize(interpolate(vertex_normals(mesh.vertices, mesh.faces)), dim=-1)
-    facing = (normal * to_eye / distance).sum(-1, keepdim=True)
+    triangle = mesh.vertices[corners]
+    flat = torch.linalg.cross(triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0])
+    seen_from_behind = (flat * to_eye).sum(-1, keepdim=True) < 0
+    normal = torch.where(seen_from_behind, -normal, normal)
     if shading == "normal":
         rgb = 0.5 + 0.5 * normal
     else:
         rgb = _colour(mesh, interpolate, len(view))
         if shading == "lambert":
-            rgb = rgb * (AMBIENT + (1 - AMBIENT) * facing.abs())
+            facing = (normal * to_eye / distance).sum(-1, keepdim=True).clamp_min(0)
+            rgb = rgb * (AMBIENT + (1 - AMBIENT) * facing)
 
-    samples = torch.cat([rgb, torch.ones_like(distance), distance, normal * facing.sign()], -1)
+    samples = torch.cat([rgb, torch.ones_like(distance), distance, normal], -1)
     image = samples.new_zeros(*face.shape, samples.shape[-1])
     image[view, row, column] = samples
     image = F.avg_pool2d(image.permute(0, 3, 1, 2), supersample).permute(0, 2, 3, 1)
@@ -87,7 +91,7 @@ def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """[V,3] unit normals: mean of the faces around a point weighted by their angle there.
+    """[V,3] unit normals: mean of the faces around a point weighted by their area and their angle there.
 
     Vertices at the same position share their normal, so a texture seam does not show. Where no face has an area, +z.
     """
@@ -97,8 +101,8 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     ahead, behind = corners.roll(-1, 1) - corners, corners.roll(1, 1) - corners
     cross = torch.linalg.cross(ahead[:, 0], behind[:, 0])
     angle = torch.atan2(torch.linalg.cross(ahead, behind).norm(dim=-1), (ahead * behind).sum(-1))
-    share = F.normalize(cross, dim=-1)[:, None] * angle[..., None]
+    share = cross[:, None] * angle[..., None]
     total = torch.zeros_like(points).index_add_(0, welded[faces].flatten(), share.flatten(0, 1))[welded]
     up = points.new_tensor([0.0, 0.0, 1.0])
-    normal = torch.where(total.norm(dim=-1, keepdim=True) > 1e-9, F.normalize(total, dim=-1), up)
+    normal = torch.where(total.norm(dim=-1, keepdim=True) > 1e-20, F.normalize(total, dim=-1, eps=1e-30), up)
     return normal.to(vertices.dtype)
