@@ -1,0 +1,108 @@
+"""Images of triangle meshes, and their normals."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from threedgen.cameras import Cameras
+from threedgen.ops.rasterize import rasterize
+from threedgen.representations.base import Mesh, Render
+from threedgen.representations.mesh_loading import load_mesh
+
+__all__ = ["load_mesh", "render_mesh", "sample_texture", "vertex_normals"]
+
+Shading = Literal["albedo", "lambert", "normal"]
+PLAIN = 0.8  # grey of a mesh without colours
+AMBIENT = 0.4  # share of the light that comes from everywhere; the rest comes from the camera
+
+
+def render_mesh(
+    mesh: Mesh,
+    cameras: Cameras,
+    background: tuple[float, float, float] | Tensor = (1.0, 1.0, 1.0),
+    shading: Shading = "albedo",
+    supersample: int = 1,
+) -> Render:
+    """Images of a mesh; without gradient, both sides of the faces are seen.
+
+    Args:
+        mesh: with `uv` and `texture` (bilinear lookup), else with `vertex_rgb`, else drawn grey.
+        cameras: B views; they and the mesh are on one device.
+        background: colour behind the mesh in [0,1], or anything that broadcasts to [B,H,W,3].
+        shading: "albedo" is the colour itself; "lambert" lights it softly from the camera; "normal" shows the world normal as
+            0.5 + 0.5 n. A face seen from behind has its normal turned round.
+        supersample: samples along each side of a pixel; colours, alpha, depth and normals are averaged over them.
+
+    Returns:
+        rgb, alpha, depth and normal of the views (see Render).
+    """
+    fine = cameras.resized(cameras.height * supersample, cameras.width * supersample)
+    homogeneous = F.pad(mesh.vertices, (0, 1), value=1.0)
+    clip = torch.einsum("bij,vj->bvi", fine.view_projection(), homogeneous)
+    face, barycentric = rasterize(clip, mesh.faces, fine.height, fine.width)
+    view, row, column = torch.nonzero(face >= 0, as_tuple=True)
+    corners, weight = mesh.faces[face[view, row, column]], barycentric[view, row, column]
+
+    def interpolate(attribute: Tensor) -> Tensor:
+        return (attribute[corners] * weight[..., None]).sum(1)
+
+    to_eye = cameras.positions[view] - interpolate(mesh.vertices)
+    distance = to_eye.norm(dim=-1, keepdim=True)
+    normal = F.normalize(interpolate(vertex_normals(mesh.vertices, mesh.faces)), dim=-1)
+    triangle = mesh.vertices[corners]
+    flat = torch.linalg.cross(triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0])
+    seen_from_behind = (flat * to_eye).sum(-1, keepdim=True) < 0
+    normal = torch.where(seen_from_behind, -normal, normal)
+    if shading == "normal":
+        rgb = 0.5 + 0.5 * normal
+    else:
+        rgb = _colour(mesh, interpolate, len(view))
+        if shading == "lambert":
+            facing = (normal * to_eye / distance).sum(-1, keepdim=True).clamp_min(0)
+            rgb = rgb * (AMBIENT + (1 - AMBIENT) * facing)
+
+    samples = torch.cat([rgb, torch.ones_like(distance), distance, normal], -1)
+    image = samples.new_zeros(*face.shape, samples.shape[-1])
+    image[view, row, column] = samples
+    image = F.avg_pool2d(image.permute(0, 3, 1, 2), supersample).permute(0, 2, 3, 1)
+    rgb, alpha, depth, normal = image.split([3, 1, 1, 3], -1)
+    behind = torch.as_tensor(background, dtype=rgb.dtype, device=rgb.device)
+    return Render(rgb + (1 - alpha) * behind, alpha, depth, F.normalize(normal, dim=-1) * alpha)
+
+
+def _colour(mesh: Mesh, interpolate, count: int) -> Tensor:
+    """[N,3] base colour of surface points."""
+    if mesh.texture is not None and mesh.uv is not None:
+        return sample_texture(mesh.texture, interpolate(mesh.uv))
+    if mesh.vertex_rgb is not None:
+        return interpolate(mesh.vertex_rgb)
+    return mesh.vertices.new_full((count, 3), PLAIN)
+
+
+def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
+    """[N,C] bilinear lookup of texture [H,W,C] at uv [N,2] (origin at the top left), clamped at the border."""
+    grid = (2 * uv - 1)[None, None]
+    looked_up = F.grid_sample(texture.permute(2, 0, 1)[None], grid, padding_mode="border", align_corners=False)
+    return looked_up[0, :, 0].T
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[V,3] unit normals: mean of the faces around a point weighted by their area and their angle there.
+
+    Vertices at the same position share their normal, so a texture seam does not show. Where no face has an area, +z.
+    """
+    points = vertices.double()
+    _, welded = torch.unique(vertices, dim=0, return_inverse=True)
+    corners = points[faces]
+    ahead, behind = corners.roll(-1, 1) - corners, corners.roll(1, 1) - corners
+    cross = torch.linalg.cross(ahead[:, 0], behind[:, 0])
+    angle = torch.atan2(torch.linalg.cross(ahead, behind).norm(dim=-1), (ahead * behind).sum(-1))
+    share = cross[:, None] * angle[..., None]
+    total = torch.zeros_like(points).index_add_(0, welded[faces].flatten(), share.flatten(0, 1))[welded]
+    up = points.new_tensor([0.0, 0.0, 1.0])
+    normal = torch.where(total.norm(dim=-1, keepdim=True) > 1e-20, F.normalize(total, dim=-1, eps=1e-30), up)
+    return normal.to(vertices.dtype)
