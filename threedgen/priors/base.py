@@ -34,6 +34,7 @@ class Prior(Protocol):
     latent_channels: int
     latent_size: int
     device: torch.device
+    text_fingerprint: str  # changes when the same prompt would be embedded otherwise
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """[N,T,D] embeddings of prompts; "" is the null prompt."""
