@@ -2,6 +2,9 @@
 
 Keys that name a variant (`representation.type`, `guidance.type`, `cameras.type`) select one of the registered dataclasses.
 Guidance rules declare their settings beside themselves (threedgen/guidance/<rule>.py, torch-free at import).
+
+A settings class may define `check(self) -> None`: it raises ValueError with one line when its values do not go together, and is
+called after every value passed its own range.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from threedgen.registry import register
+
+SCHEMA_VERSION = 1
 
 
 def setting(
@@ -22,6 +27,10 @@ def setting(
     choices: tuple[str, ...] = (),
     scheduled: bool = False,
     milestones: bool = False,
+    length: int = 0,
+    ascending: bool = False,
+    variant: str = "",
+    affects_result: bool = True,
 ) -> Any:
     """A dataclass field that documents and constrains itself.
 
@@ -30,14 +39,34 @@ def setting(
         doc: one sentence on what it does.
         unit: of the value, empty for a pure number.
         low, high: inclusive range of numbers (every number of a list, every value of a schedule).
-        choices: the allowed strings.
+        choices: the allowed words (beside numbers, where the annotation is Any).
         scheduled: a constant or knots `[start_step, start, end, end_step, ...]` (threedgen.schedule).
         milestones: a constant or a mapping `{from_step: value}`.
+        length: how many entries a list must have; 0 is any number.
+        ascending: whether the entries of a list must not decrease.
+        variant: the registered kind that a group's `type` key selects from.
+        affects_result: False for what changes where or how a run computes, but not its outcome; such keys leave the
+            name of the run folder alone.
     """
-    metadata = dict(doc=doc, unit=unit, low=low, high=high, choices=choices, scheduled=scheduled, milestones=milestones)
+    metadata = {
+        "doc": doc,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "scheduled": scheduled,
+        "milestones": milestones,
+        "length": length,
+        "ascending": ascending,
+        "variant": variant,
+        "affects_result": affects_result,
+    }
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+INTERVAL: dict[str, Any] = {"length": 2, "ascending": True}
 
 
 @register("cameras", "orbit")
@@ -46,11 +75,21 @@ class OrbitSettings:
     """Cameras on an orbit around the origin: N views of one object a step, azimuths stratified over the circle."""
 
     views: int = setting(4, "views of one object in a step; their azimuths are 360/views degrees apart", low=1, high=64)
-    elevation: list[float] = setting([0.0, 45.0], "range of the elevation, one draw a step", unit="degrees", low=-89.0, high=89.0)
-    azimuth: list[float] = setting([0.0, 360.0], "range of the azimuth, stratified over the views", unit="degrees", low=-360.0, high=360.0)
-    distance: list[float] = setting([2.6, 2.6], "range of the distance from the origin, one draw a step", unit="scene radii", low=0.1, high=100.0)
-    fovy: list[float] = setting([40.0, 40.0], "range of the vertical field of view, one draw a step", unit="degrees", low=1.0, high=150.0)
-    resolution: Any = setting(64, "height and width of a rendered view; milestones {from_step: pixels} allowed", unit="pixels", low=8, high=4096, milestones=True)
+    elevation: list[float] = setting(
+        [0.0, 45.0], "range of the elevation, one draw a step", unit="degrees", low=-89.0, high=89.0, **INTERVAL
+    )
+    azimuth: list[float] = setting(
+        [0.0, 360.0], "range of the azimuth, stratified over the views", unit="degrees", low=-360.0, high=360.0, **INTERVAL
+    )
+    distance: list[float] = setting(
+        [2.6, 2.6], "range of the distance from the origin, one draw a step", unit="scene radii", low=0.1, high=100.0, **INTERVAL
+    )
+    fovy: list[float] = setting(
+        [40.0, 40.0], "range of the vertical field of view, one draw a step", unit="degrees", low=1.0, high=150.0, **INTERVAL
+    )
+    resolution: Any = setting(
+        64, "height and width of a rendered view; milestones {from_step: pixels} allowed", unit="pixels", low=8, high=4096, milestones=True
+    )
 
 
 @register("representation", "hashgrid")
@@ -69,8 +108,15 @@ class HashGridSettings:
     samples: int = setting(96, "samples along a ray that crosses the whole cube", low=8, high=4096)
     blob_density: float = setting(10.0, "height of the density blob the field starts from", low=0.0, high=1000.0)
     blob_radius: float = setting(0.5, "radius at which the density blob ends", unit="scene radii", low=0.01, high=10.0)
-    normals: str = setting("analytic", "how normals are computed: gradient of the density, or central differences", choices=("analytic", "finite_difference"))
+    normals: str = setting(
+        "analytic", "how normals are computed: gradient of the density, or central differences", choices=("analytic", "finite_difference")
+    )
     background: str = setting("white", "what is seen behind the object", choices=("white", "grey", "black", "learned", "random"))
+
+    def check(self) -> None:
+        """The finest level must not be coarser than the coarsest."""
+        if self.max_resolution < self.base_resolution:
+            raise ValueError(f"max_resolution ({self.max_resolution}) must not be below base_resolution ({self.base_resolution})")
 
 
 @dataclass
@@ -90,7 +136,7 @@ class OptimizerSettings:
 
     lr: Any = setting(0.01, "learning rate of the representation", low=0.0, high=10.0, scheduled=True)
     lr_background: Any = setting(0.001, "learning rate of a learned background", low=0.0, high=10.0, scheduled=True)
-    betas: list[float] = setting([0.9, 0.99], "Adam's decay rates", low=0.0, high=1.0)
+    betas: list[float] = setting([0.9, 0.99], "Adam's decay rates", low=0.0, high=0.999999, length=2)
     eps: float = setting(1e-15, "Adam's epsilon", low=0.0)
 
 
@@ -98,11 +144,13 @@ class OptimizerSettings:
 class StageSettings:
     """One stage of a run."""
 
-    representation: Any = setting(MISSING, "what is optimized (variant by `type`)")
-    guidance: Any = setting(MISSING, "how the prior teaches it (variant by `type`)")
-    cameras: Any = setting(MISSING, "from where it is seen (variant by `type`)")
+    representation: Any = setting(MISSING, "what is optimized (variant by `type`)", variant="representation")
+    guidance: Any = setting(MISSING, "how the prior teaches it (variant by `type`)", variant="guidance")
+    cameras: Any = setting(MISSING, "from where it is seen (variant by `type`)", variant="cameras")
     regularizers: RegularizerSettings = field(default_factory=RegularizerSettings, metadata={"doc": "penalties on the rendering"})
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings, metadata={"doc": "optimizer"})
+    optimizer: OptimizerSettings = field(
+        default_factory=OptimizerSettings, metadata={"doc": "Adam, over all parameters of the representation"}
+    )
     steps: int = setting(1000, "optimization steps", low=1, high=10_000_000)
 
 
@@ -112,12 +160,17 @@ class ExportSettings:
 
     formats: list[str] = setting(["glb"], "files to write", choices=("glb", "obj", "ply"))
     resolution: int = setting(128, "cells of the marching-cubes grid along an axis", unit="cells", low=16, high=1024)
-    threshold: Any = setting("auto", "density of the surface, or auto", low=0.0)
+    threshold: Any = setting("auto", "density of the surface, or auto", low=0.0, choices=("auto",))
     faces: int = setting(10_000, "triangles after simplification", low=100, high=10_000_000)
     texture: int = setting(1024, "side of the texture, a power of two", unit="pixels", low=64, high=8192)
     size_m: float = setting(1.0, "length of the longest side of the exported object", unit="metres", low=1e-4, high=1e4)
     turntable_frames: int = setting(36, "frames of the turntable; 0 writes none", low=0, high=720)
     turntable_resolution: int = setting(256, "height and width of the turntable", unit="pixels", low=32, high=2048)
+
+    def check(self) -> None:
+        """Texture sides are powers of two, which every viewer can mip-map."""
+        if self.texture & (self.texture - 1):
+            raise ValueError(f"texture must be a power of two (512, 1024, 2048, ...), got {self.texture}")
 
 
 @dataclass
@@ -128,10 +181,13 @@ class RunSettings:
     negative_prompt: str = setting("", "what to stay away from, taken as raw text")
     prior: str = setting("embedded", "frozen diffusion model: embedded | analytic | an alias | a diffusers folder")
     seed: int = setting(0, "all random draws derive from it", low=0, high=2**63 - 1)
-    output: str = setting("outputs", "folder that holds the runs", unit="path")
-    device: str = setting("auto", "where to compute: auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"))
-    threads: int = setting(0, "CPU threads; 0 takes all cores", low=0, high=1024)
-    preview_every: int = setting(100, "steps between preview images; 0 writes none", unit="steps", low=0)
-    checkpoint_every: int = setting(200, "steps between checkpoints; 0 keeps only the last", unit="steps", low=0)
+    output: str = setting("outputs", "folder that holds the runs", unit="path", affects_result=False)
+    device: str = setting(
+        "auto", "where to compute: auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"), affects_result=False
+    )
+    threads: int = setting(0, "CPU threads; 0 takes all cores", low=0, high=1024, affects_result=False)
+    preview_every: int = setting(100, "steps between preview images; 0 writes none", unit="steps", low=0, affects_result=False)
+    checkpoint_every: int = setting(200, "steps between checkpoints; 0 keeps only the last", unit="steps", low=0, affects_result=False)
     stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages, run in order"})
     export: ExportSettings = field(default_factory=ExportSettings, metadata={"doc": "the asset written at the end"})
+    schema_version: int = setting(SCHEMA_VERSION, "version of the config format", low=SCHEMA_VERSION, high=SCHEMA_VERSION)

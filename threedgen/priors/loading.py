@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from threedgen.config.aliases import PRIOR_ALIASES
+from threedgen.config.aliases import ALIASES, Alias
 from threedgen.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,24 +24,24 @@ def folder_of(name: str) -> Path:
     """
     if name == "embedded":
         return EMBEDDED
-    if name in PRIOR_ALIASES:
-        return _cached_snapshot(name, PRIOR_ALIASES[name])
+    if name in ALIASES:
+        return _cached_snapshot(name, ALIASES[name])
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    raise UserError(f"unknown prior '{name}': choose embedded, {', '.join(sorted(PRIOR_ALIASES))}, or give a folder in diffusers format")
+    raise UserError(f"unknown prior '{name}': choose embedded, {', '.join(sorted(ALIASES))}, or give a folder in diffusers format")
 
 
-def _cached_snapshot(name: str, repository: str) -> Path:
+def _cached_snapshot(name: str, alias: Alias) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
-        return Path(snapshot_download(repository, local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"prior '{name}' is not on this machine: run `hf download {repository}` once, or give the path of a local folder"
-        ) from error
+    for repository in alias.repositories:
+        try:
+            return Path(snapshot_download(repository, local_files_only=True))
+        except LocalEntryNotFoundError:
+            continue
+    raise UserError(f"prior '{name}' is not on this machine: run `hf download {alias.repositories[0]}` once, or give a local folder")
 
 
 def load_prior(name: str, device: torch.device | str = "cpu", precision: str = "auto") -> DiffusionPrior:

@@ -1,0 +1,47 @@
+"""Where configs lie: the shipped folder, found by name, or any path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from threedgen.config import suggest
+from threedgen.config.source import shown
+from threedgen.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+FOLDERS = (PACKAGE.parent / "configs", PACKAGE / "configs")  # a checkout, an installation
+ENDINGS = (".yaml", ".yml")
+
+
+def shipped() -> dict[str, Path]:
+    """Configs that come with threedgen, by name."""
+    for folder in FOLDERS:
+        if found := sorted(path for path in folder.glob("*.yaml") if path.is_file()):
+            return {path.stem: path for path in found}
+    return {}
+
+
+def find(config: str) -> Path:
+    """File of a config given by name (with or without .yaml) or by path; UserError suggests the nearest name."""
+    known = shipped()
+    name = config.removesuffix(".yaml")
+    if name in known:
+        return known[name]
+    try:
+        for path in (Path(config), *(Path(config + ending) for ending in ENDINGS)):
+            if path.is_file():
+                return path
+        is_folder = Path(config).is_dir()
+    except (ValueError, OSError):  # a NUL in the name, a name that is too long
+        is_folder = False
+    if is_folder and config:
+        raise UserError(f"config {shown(config)} is a folder: name a .yaml file")
+    near = suggest.closest(Path(name).name, known)
+    hint = f"did you mean {near!r}? " if near else ""
+    raise UserError(f"there is no config {shown(config)}: {hint}--list configs shows those that are shipped ({', '.join(known)})")
+
+
+def summary(path: Path) -> str:
+    """First comment line of a config."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""

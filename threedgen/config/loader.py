@@ -1,0 +1,135 @@
+"""A config and its overrides to typed settings, every value with its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from yaml.nodes import ScalarNode
+
+from threedgen import registry
+from threedgen.config import find
+from threedgen.config.document import read
+from threedgen.config.keys import Key, children, join
+from threedgen.config.merge import Assignment, Dropped, Merged, from_file, from_overrides, merge
+from threedgen.config.requirements import check_prior, check_prompt
+from threedgen.config.schema import RunSettings
+from threedgen.config.source import DEFAULT, Source
+from threedgen.config.values import convert, is_text
+from threedgen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings of a run.
+
+    Attributes:
+        settings: complete and checked, except for an empty prompt where none was asked for.
+        sources: origin of every dotted key.
+        dropped: keys of the file that a variant chosen on the command line does not have.
+        name, path: of the config.
+    """
+
+    settings: RunSettings
+    sources: dict[str, Source]
+    dropped: list[Dropped]
+    name: str
+    path: Path
+
+
+def load(config: str, overrides: Sequence[str] = (), *, prompt_needed: bool = True) -> Loaded:
+    """Read a config by name or path, put `key=value` overrides on top, check everything.
+
+    Raises:
+        UserError: one line naming the key, the value, what is allowed and where the value was written.
+    """
+    path = find.find(config)
+    place = _short(path)
+    top = read(path)
+    if top is None:
+        raise UserError(f"{place} is empty: start from one of the shipped configs (--list configs)")
+    merged = merge(from_file(top, place), from_overrides(overrides))
+    if not merged.stages:
+        raise UserError(f"{place} has no stages: a run needs at least one, under `stages:`")
+    sources = {key.path: DEFAULT for key in merged.keys} | {p: a.source for p, a in merged.assignments.items()}
+    values = _values(merged, sources)
+    if "prompt" not in values:
+        if prompt_needed:
+            raise UserError(f'{place} has no prompt: say what to make, for example prompt="a red apple"')
+        values["prompt"] = ""
+    elif prompt_needed:
+        check_prompt(values["prompt"], str(sources["prompt"]))
+    check_prior(values["prior"], str(sources["prior"]))
+    settings = _build(RunSettings, "", values, merged)
+    return Loaded(settings, sources, merged.dropped, path.stem, path)
+
+
+def _values(merged: Merged, sources: dict[str, Source]) -> dict[str, Any]:
+    """Checked value of every key that was given or has a default."""
+    values: dict[str, Any] = {}
+    for key in merged.keys:
+        assignment = merged.assignments.get(key.path)
+        if assignment is None or _left_open(assignment):
+            sources[key.path] = DEFAULT
+            if key.default is not MISSING:
+                values[key.path] = key.default
+            elif key.path != "prompt":
+                raise UserError(f"{key.path} is missing: {key.meta['doc']}")
+        else:
+            values[key.path] = _converted(key, assignment)
+    return values
+
+
+def _converted(key: Key, assignment: Assignment) -> Any:
+    try:
+        return convert(key, assignment.value)
+    except ValueError as error:
+        raise UserError(f"{key.path}: {error} ({assignment.source})") from error
+
+
+def _left_open(assignment: Assignment) -> bool:
+    """Whether a file says `key: ???`, the mark for a value that the user must give."""
+    node = assignment.value
+    return isinstance(node, ScalarNode) and node.value == "???" and not node.style
+
+
+def _build(cls: type, path: str, values: dict[str, Any], merged: Merged) -> Any:
+    """Object of a settings class; OmegaConf's structured merge gives each value the type of its field.
+
+    Text stays outside of OmegaConf, which would read `${...}` in it.
+    """
+    numbers: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, child in children(cls).items():
+        below = join(path, name)
+        if child.kind:
+            rest[name] = _build(registry.lookup(child.kind, merged.types[below]), below, values, merged)
+        elif child.group:
+            rest[name] = _build(child.group, below, values, merged)
+        elif child.named:
+            rest[name] = {stage: _build(child.named, join(below, stage), values, merged) for stage in merged.stages}
+        else:
+            (rest if is_text(Key(below, child.hint, {}, None)) else numbers)[name] = values[below]
+    typed = OmegaConf.merge(OmegaConf.structured(cls), numbers)
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(typed, list(numbers)))  # type: ignore[arg-type]
+    built = cls(**plain, **rest)  # type: ignore[arg-type]
+    _check_together(built, path)
+    return built
+
+
+def _check_together(built: Any, path: str) -> None:
+    try:
+        getattr(built, "check", lambda: None)()
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _short(path: Path) -> str:
+    """Path relative to the working directory where it lies below it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)

@@ -1,0 +1,46 @@
+"""Name of a run's folder: never longer than a file system allows, never outside the folder of the runs, whatever the prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from threedgen.config.emit import affecting_result
+from threedgen.config.schema import RunSettings
+
+SLUG_LENGTH = 48
+HASH_LENGTH = 8
+
+
+def run_folder(settings: RunSettings, config_name: str) -> Path:
+    """`output/<config>/<slug of the prompt>-<hash of the settings>`.
+
+    Settings that do not change the result (output, device, threads, previews, checkpoints) leave the hash alone.
+    """
+    return Path(settings.output) / slug(config_name, "config") / f"{slug(settings.prompt, 'run')}-{digest(settings)}"
+
+
+def slug(text: str, otherwise: str) -> str:
+    """At most 48 characters of [a-z0-9-]; `otherwise` where the text holds no such character."""
+    ascii_text = unicodedata.normalize("NFKD", text[:1000]).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")[:SLUG_LENGTH].rstrip("-") or otherwise
+
+
+def digest(settings: RunSettings) -> str:
+    """Short hexadecimal hash of what the settings make."""
+    flat = {path: _canonical(value) for path, value in affecting_result(settings).items()}
+    text = json.dumps(flat, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def _canonical(value: Any) -> Any:
+    """The same for 1 and 1.0."""
+    if isinstance(value, dict):
+        return [[_canonical(k), _canonical(v)] for k, v in value.items()]
+    if isinstance(value, list):
+        return [_canonical(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

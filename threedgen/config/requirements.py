@@ -1,0 +1,48 @@
+"""What must hold outside the config before a run: a prompt, a prior that can be found, a folder that can be written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from threedgen.config import suggest
+from threedgen.config.aliases import ALIASES, BUILT_IN
+from threedgen.config.source import shown
+from threedgen.errors import UserError
+
+
+def check_prompt(prompt: str, source: str) -> None:
+    """UserError for a prompt without any visible character."""
+    if not prompt.strip():
+        raise UserError(f'the prompt is empty ({source}): say what to make, for example prompt="a red apple"')
+
+
+def check_prior(prior: str, source: str) -> None:
+    """UserError unless the prior is a known name or an existing diffusers folder."""
+    names = [*BUILT_IN, *ALIASES]
+    if prior in names:
+        return
+    try:
+        folder = bool(prior) and Path(prior).expanduser().is_dir()
+    except (ValueError, OSError, RuntimeError):
+        folder = False
+    if not folder:
+        raise UserError(f"prior: {shown(prior)} is no known prior and no folder ({source}): {suggest.choose(prior, names)}, or a diffusers folder")
+
+
+def check_output(output: str) -> None:
+    """UserError unless the folder of the runs exists or can be made, and can be written to."""
+    hint = "choose another folder with output=FOLDER"
+    if not output or "\0" in output:
+        raise UserError(f"output: {shown(output)} is no folder: {hint}")
+    try:
+        folder = Path(output).absolute()
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        is_folder = folder.is_dir()
+    except OSError as error:
+        raise UserError(f"output: cannot use {shown(output)} ({error.strerror}): {hint}") from error
+    if not is_folder:
+        raise UserError(f"output: {shown(str(folder))} is not a folder: {hint}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"output: no permission to write in {shown(str(folder))}: {hint}")
