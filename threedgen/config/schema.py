@@ -127,7 +127,7 @@ class RegularizerSettings:
     opaque: Any = setting(0.0, "binary entropy of alpha: either opaque or empty", low=0.0, scheduled=True)
     distortion: Any = setting(0.0, "spread of the weights along a ray (mip-NeRF 360): compact surfaces", low=0.0, scheduled=True)
     orientation: Any = setting(0.0, "normals that face away from the camera (Ref-NeRF)", low=0.0, scheduled=True)
-    smoothness: Any = setting(0.0, "difference of the density at neighbouring points: no speckles", low=0.0, scheduled=True)
+
 
 
 @dataclass

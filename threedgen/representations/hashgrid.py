@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from threedgen.cameras import Cameras
+from threedgen.cameras import Cameras, orbit_cameras
 from threedgen.config.schema import HashGridSettings
 from threedgen.draws import Draws
 from threedgen.materials.background import Background
@@ -16,7 +16,7 @@ from threedgen.ops.composite import composite
 from threedgen.ops.hash_grid import HashGridSpec, hash_grid
 from threedgen.ops.ray_march import march_rays
 from threedgen.representations.base import Mesh, Render, Samples
-from threedgen.representations.extraction import extract_mesh
+from threedgen.representations.extraction import auto_threshold, extract_mesh
 from threedgen.representations.occupancy import OccupancyGrid
 
 CHUNK_RAYS = 16_384
@@ -151,8 +151,21 @@ class HashGridField(nn.Module):
 
     @torch.no_grad()
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:
-        """Surface of the density by marching cubes, floaters removed; UserError if there is none. See extract_mesh."""
-        return extract_mesh(self._chunked_density, self.occupancy.occupied, self.settings.radius, self.step_length, resolution, threshold)
+        """Surface of the density by marching cubes, floaters removed; UserError if there is none.
+
+        Args:
+            resolution: grid vertices along an axis.
+            threshold: density of the surface, or "auto" (see auto_threshold).
+        """
+        level = self._auto_threshold() if threshold == "auto" else float(threshold)
+        return extract_mesh(self._chunked_density, self.occupancy.occupied, self.settings.radius, resolution, level)
+
+    def _auto_threshold(self) -> float:
+        around = [orbit_cameras([0.0, 60.0, 120.0, 180.0, 240.0, 300.0], e, 3.0 * self.settings.radius, 40.0, 48, 48) for e in (-10.0, 35.0)]
+        rays = [cameras.to(self.device).rays() for cameras in around]
+        origins, directions = (torch.cat([pair[i].reshape(-1, 3) for pair in rays]) for i in (0, 1))
+        render = self.render_rays(origins, directions, torch.full_like(origins[:, 0], 0.5))
+        return auto_threshold(render, self.step_length)
 
     @torch.no_grad()
     def albedo(self, points: Tensor) -> Tensor:
