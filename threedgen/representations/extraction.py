@@ -16,6 +16,7 @@ from threedgen.representations.base import Mesh, Render
 
 FLOATER_SHARE = 0.05
 VISIBLE = 0.7
+SMOOTHING = 1.0  # standard deviation in grid cells: below what marching cubes resolves, above the noise of a fitted field
 
 
 def sample_grid(density: Callable[[Tensor], Tensor], occupied: Tensor, radius: float, resolution: int) -> Tensor:
@@ -78,21 +79,24 @@ def extract_mesh(density: Callable[[Tensor], Tensor], occupied: Tensor, radius: 
     Raises:
         UserError: nothing reaches the threshold.
     """
-    values = sample_grid(density, occupied, radius, resolution).cpu()
-    inside = (values >= level).numpy()
+    values = sample_grid(density, occupied, radius, resolution).cpu().double()
+    # Opacity relative to the level: 1/2 on the surface, saturated inside. So the smoothing below moves the surface little, however
+    # high the density is behind it.
+    solid = 1 - torch.exp2(-values / level).numpy()
+    inside = solid >= 0.5
     if not inside.any():
         raise UserError(
-            f"the scene is empty: its highest density {float(values.max()):.3g} is below the surface threshold {level:.3g}; "
+            f"the scene is empty: its highest density {values.max().item():.3g} is below the surface threshold {level:.3g}; "
             "train for more steps, or set export.threshold lower"
         )
     kept = without_floaters(inside)
-    solid = np.where(ndimage.binary_dilation(kept), values.numpy(), 0.0).astype(np.float32)
+    solid[~ndimage.binary_dilation(kept)] = 0
     # Cavities nobody can see are filled, so that no triangle and no texel is spent on their walls.
-    solid[ndimage.binary_fill_holes(kept) & ~kept] = 2 * level
+    solid[ndimage.binary_fill_holes(kept) & ~kept] = 1
     # A shell of zeros closes surfaces that touch the cube's faces.
-    solid = np.pad(solid, 1)
+    solid = ndimage.gaussian_filter(np.pad(solid, 1), SMOOTHING).astype(np.float32)
     spacing = 2 * radius / (resolution - 1)
-    vertices, faces, _, _ = measure.marching_cubes(solid, level, gradient_direction="ascent")
+    vertices, faces, _, _ = measure.marching_cubes(solid, 0.5, gradient_direction="ascent")
     world = (torch.from_numpy(vertices.copy()) - 1) * spacing - radius
     return Mesh(world.float(), torch.from_numpy(faces.astype(np.int64)))
 

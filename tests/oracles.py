@@ -1,0 +1,57 @@
+"""Closed-form distributions that rules and systems are held against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from threedgen.cameras import Cameras, orbit_cameras
+from threedgen.draws import Draws
+from threedgen.priors.analytic import GaussianMixturePrior, ImageMixturePrior
+from threedgen.priors.base import Conditioning
+
+
+class Prompts:
+    """Embeddings of a closed-form prior under the names rules use."""
+
+    def __init__(self, prior: GaussianMixturePrior, prompt: str) -> None:
+        self.embeddings = {"text": prior.encode_text([prompt]), "null": prior.encode_text([""])}
+
+    def get(self, name: str) -> Tensor:
+        return self.embeddings[name]
+
+
+class CountingPrior:
+    """Any prior, with a record of its network calls: rows, timesteps and conditioning of each."""
+
+    def __init__(self, prior: GaussianMixturePrior) -> None:
+        self.prior, self.calls = prior, []
+
+    def __getattr__(self, name: str):
+        return getattr(self.prior, name)
+
+    def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        self.calls.append((len(z_t), t.clone(), cond))
+        return self.prior.predict_noise(z_t, t, cond)
+
+
+def gaussian_prior(size: int = 6, seed: int = 0) -> GaussianMixturePrior:
+    """A float64 Gaussian over images around a random mean."""
+    rng = torch.Generator().manual_seed(seed)
+    return GaussianMixturePrior(torch.rand(1, 3, size, size, generator=rng, dtype=torch.float64) - 0.5, [0.3])
+
+
+def two_image_prior(size: int = 6) -> ImageMixturePrior:
+    """Two "objects": a plain red and a plain blue image, whatever the camera."""
+    colours = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+
+    def images_at(c2w: Tensor, fovy: Tensor, resolution: int) -> Tensor:
+        return colours[:, None, :, None, None].expand(2, len(c2w), 3, resolution, resolution)
+
+    return ImageMixturePrior(images_at, ["red", "blue"], size)
+
+
+def views_and_draws(views: int = 4, size: int = 6, seed: int = 0, step: int = 0) -> tuple[Cameras, Draws]:
+    """A ring of cameras and the draws of a step."""
+    azimuth = [360.0 * v / views for v in range(views)]
+    return orbit_cameras(azimuth, 15.0, 2.6, 40.0, size, size), Draws(seed, step, range(views))
