@@ -70,9 +70,12 @@ class DiffusionPrior:
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """[N,T,D] float32 embeddings; "" is the null prompt. The text encoder is loaded at the first call."""
+        return self._encoder()(texts)
+
+    def _encoder(self) -> TextEncoder:
         if self._text is None:
             self._text = TextEncoder(self.folder, self.device)
-        return self._text(texts)
+        return self._text
 
     def free_text_encoder(self) -> None:
         """Give back the memory of the text encoder; a later `encode_text` loads it again."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from threedgen.errors import UserError
 
-# Without one of these, bfloat16 on a CPU is emulated element by element, some hundred times slower than float32.
+CPUINFO = Path("/proc/cpuinfo")
+
+# Without one of these flags, bfloat16 on a CPU is emulated element by element, some hundred times slower than float32.
 NATIVE_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -30,8 +31,7 @@ class Precision:
     vae: torch.dtype
 
 
-@cache
-def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+def processor_flags(cpuinfo: Path) -> frozenset[str]:
     """Instruction-set flags of the first processor; empty where the system does not tell."""
     if not cpuinfo.is_file():
         return frozenset()
@@ -45,7 +45,7 @@ def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(NATIVE_BFLOAT16_FLAGS & processor_flags())
+    return device.type == "cpu" and bool(NATIVE_BFLOAT16_FLAGS & processor_flags(CPUINFO))
 
 
 def choose(device: torch.device, name: str = "auto") -> Precision:
