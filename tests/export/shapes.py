@@ -39,3 +39,8 @@ def volume(mesh: Mesh) -> float:
 def waves(points: torch.Tensor) -> torch.Tensor:
     """A smooth colour field in [0.1, 0.9]."""
     return 0.5 + 0.4 * torch.sin(2 * points + torch.tensor([0.0, 1.0, 2.0]))
+
+
+def noise(side: int) -> torch.Tensor:
+    """A texture [side,side,3] of uniform noise, always the same."""
+    return torch.rand(side, side, 3, generator=torch.Generator().manual_seed(side))

@@ -87,7 +87,7 @@ def joined_with_colours(mesh: Mesh) -> Mesh:
     "mesh",
     [
         Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long)),
-        Mesh(torch.rand(5, 3), torch.zeros(0, 3, dtype=torch.long)),
+        Mesh(torch.eye(3), torch.zeros(0, 3, dtype=torch.long)),
         Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]])),
         Mesh(torch.tensor([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]]), torch.tensor([[0, 1, 2]])),
         Mesh(torch.full((3, 3), torch.nan), torch.tensor([[0, 1, 2]])),

@@ -36,7 +36,7 @@ def write_obj(path: Path, mesh: Mesh, texture: Tensor, size_m: float = 1.0) -> d
     uv = np.stack([mesh.uv[:, 0].cpu().numpy(), 1 - mesh.uv[:, 1].cpu().numpy()], -1)
     visual = TextureVisuals(uv, material=SimpleMaterial(name="surface"))
     surface = _surface(positions, mesh.faces, visual=visual)
-    text = export_obj(surface, header=None, include_normals=True, include_texture=True, mtl_name=files["mtl"].name)
+    text = export_obj(surface, header="", include_normals=True, include_texture=True, mtl_name=files["mtl"].name)
     stream = io.BytesIO()
     to_image(texture).save(stream, "PNG")
     write_whole(files["texture"], stream.getvalue())
