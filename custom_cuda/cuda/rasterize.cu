@@ -1,5 +1,7 @@
 // Rasterizer on CUDA: a warp draws a face, atomicMin keeps the least key of a pixel, a second pass turns keys into faces and weights.
-#include "../common/rasterize.h"
+#include "common/rasterize.h"
+
+#include <tuple>
 
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
@@ -10,25 +12,23 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include <tuple>
-
 namespace threedgen {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarp = 32;
+constexpr int block_threads = 256;
+constexpr int warp_threads = 32;
 
-unsigned blocks_for(int64_t threads) { return static_cast<unsigned>((threads + kThreads - 1) / kThreads); }
+unsigned blocks_for(int64_t threads) { return static_cast<unsigned>((threads + block_threads - 1) / block_threads); }
 
 template <typename T>
 __global__ void project(const T* clip, int64_t count, int64_t height, int64_t width, ScreenVertex* vertices) {
-  const int64_t v = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t v = static_cast<int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (v < count) vertices[v] = to_screen(clip[4 * v], clip[4 * v + 1], clip[4 * v + 2], clip[4 * v + 3], height, width);
 }
 
 __global__ void draw(const ScreenVertex* vertices, const int64_t* faces, int64_t images, int64_t face_count, int64_t vertex_count,
                      int64_t height, int64_t width, int64_t* keys) {
-  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
+  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * block_threads + threadIdx.x) / warp_threads;
   if (warp >= images * face_count) return;
   const int64_t image = warp / face_count, f = warp % face_count;
   const int64_t i = faces[3 * f], j = faces[3 * f + 1], k = faces[3 * f + 2];
@@ -37,24 +37,24 @@ __global__ void draw(const ScreenVertex* vertices, const int64_t* faces, int64_t
   Triangle triangle;
   if (!set_up(seen[i], seen[j], seen[k], height, width, triangle)) return;
   const int64_t columns = triangle.column1 - triangle.column0 + 1, rows = triangle.row1 - triangle.row0 + 1;
-  for (int64_t n = threadIdx.x % kWarp; n < rows * columns; n += kWarp) {
+  for (int64_t n = threadIdx.x % warp_threads; n < rows * columns; n += warp_threads) {
     const int64_t row = triangle.row0 + n / columns, column = triangle.column0 + n % columns;
     int64_t value[3];
-    for (int e = 0; e < 3; ++e) value[e] = triangle.edge[e].at(pixel_centre(column), pixel_centre(row));
-    const int64_t key = triangle.key(value, f);
+    for (int e = 0; e < 3; ++e) value[e] = edge_value(triangle.edge[e], pixel_centre(column), pixel_centre(row));
+    const int64_t key = fragment_key(triangle, value, f);
     // Keys are never negative, so the unsigned order is theirs.
     unsigned long long* pixel = reinterpret_cast<unsigned long long*>(keys + (image * height + row) * width + column);
-    if (key != kEmpty) atomicMin(pixel, static_cast<unsigned long long>(key));
+    if (key != empty_key) atomicMin(pixel, static_cast<unsigned long long>(key));
   }
 }
 
 template <typename T>
 __global__ void resolve(const ScreenVertex* vertices, const int64_t* faces, int64_t images, int64_t vertex_count, int64_t height,
                         int64_t width, int64_t* face, T* weights) {
-  const int64_t n = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t n = static_cast<int64_t>(blockIdx.x) * block_threads + threadIdx.x;
   if (n >= images * height * width) return;
   T* weight = weights + 3 * n;
-  if (face[n] == kEmpty) {
+  if (face[n] == empty_key) {
     face[n] = -1;
     weight[0] = weight[1] = weight[2] = T(0);
     return;
@@ -70,7 +70,7 @@ std::tuple<at::Tensor, at::Tensor> rasterize_cuda(const at::Tensor& clip_in, con
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   const at::Tensor clip = clip_in.contiguous(), faces = faces_in.contiguous();
   const int64_t images = clip.size(0), vertex_count = clip.size(1), face_count = faces.size(0), pixels = images * height * width;
-  at::Tensor face = at::full({images, height, width}, kEmpty, faces.options());
+  at::Tensor face = at::full({images, height, width}, empty_key, faces.options());
   at::Tensor weights = at::empty({images, height, width, 3}, clip.options());
   if (pixels == 0) return {face, weights};
   const int64_t bytes = images * vertex_count * static_cast<int64_t>(sizeof(ScreenVertex));
@@ -80,22 +80,21 @@ std::tuple<at::Tensor, at::Tensor> rasterize_cuda(const at::Tensor& clip_in, con
   int64_t* key = face.mutable_data_ptr<int64_t>();
   AT_DISPATCH_FLOATING_TYPES(clip.scalar_type(), "rasterize_cuda", [&] {
     if (vertex_count > 0 && face_count > 0) {
-      project<<<blocks_for(images * vertex_count), kThreads, 0, stream>>>(clip.const_data_ptr<scalar_t>(), images * vertex_count, height,
+      project<<<blocks_for(images * vertex_count), block_threads, 0, stream>>>(clip.const_data_ptr<scalar_t>(), images * vertex_count, height,
                                                                           width, vertices);
       C10_CUDA_KERNEL_LAUNCH_CHECK();
-      draw<<<blocks_for(images * face_count * kWarp), kThreads, 0, stream>>>(vertices, index, images, face_count, vertex_count, height,
+      draw<<<blocks_for(images * face_count * warp_threads), block_threads, 0, stream>>>(vertices, index, images, face_count, vertex_count, height,
                                                                              width, key);
       C10_CUDA_KERNEL_LAUNCH_CHECK();
     }
-    resolve<<<blocks_for(pixels), kThreads, 0, stream>>>(vertices, index, images, vertex_count, height, width, key,
+    resolve<<<blocks_for(pixels), block_threads, 0, stream>>>(vertices, index, images, vertex_count, height, width, key,
                                                          weights.mutable_data_ptr<scalar_t>());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return {face, weights};
 }
 
-}  // namespace
-
 TORCH_LIBRARY_IMPL(threedgen, CUDA, m) { m.impl("rasterize", &rasterize_cuda); }
 
+}  // namespace
 }  // namespace threedgen

@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from torch import Tensor
+from trimesh.exchange.obj import export_obj
+from trimesh.exchange.ply import export_ply
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import SimpleMaterial
 
 from threedgen.export.files import to_image, write_whole
 from threedgen.export.gltf import asset_positions
@@ -30,9 +34,9 @@ def write_obj(path: Path, mesh: Mesh, texture: Tensor, size_m: float = 1.0) -> d
     files = {"obj": path, "mtl": path.with_suffix(".mtl"), "texture": path.with_suffix(".png")}
     positions = asset_positions(mesh.vertices, size_m)
     uv = np.stack([mesh.uv[:, 0].cpu().numpy(), 1 - mesh.uv[:, 1].cpu().numpy()], -1)
-    visual = trimesh.visual.TextureVisuals(uv, material=trimesh.visual.material.SimpleMaterial(name="surface"))
+    visual = TextureVisuals(uv, material=SimpleMaterial(name="surface"))
     surface = _surface(positions, mesh.faces, visual=visual)
-    text = trimesh.exchange.obj.export_obj(surface, header=None, include_normals=True, include_texture=True, mtl_name=files["mtl"].name)
+    text = export_obj(surface, header="", include_normals=True, include_texture=True, mtl_name=files["mtl"].name)
     stream = io.BytesIO()
     to_image(texture).save(stream, "PNG")
     write_whole(files["texture"], stream.getvalue())
@@ -54,7 +58,7 @@ def write_ply(path: Path, mesh: Mesh, size_m: float = 1.0) -> None:
         raise ValueError("the mesh has no vertex colours")
     rgb = np.asarray(to_image(mesh.vertex_rgb[None]))[0]
     surface = _surface(asset_positions(mesh.vertices, size_m), mesh.faces, vertex_colors=rgb)
-    write_whole(Path(path), trimesh.exchange.ply.export_ply(surface, vertex_normal=True))
+    write_whole(Path(path), export_ply(surface, vertex_normal=True))
 
 
 def _surface(positions: Tensor, faces: Tensor, **options) -> trimesh.Trimesh:

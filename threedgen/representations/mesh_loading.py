@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import trimesh
+from trimesh.visual import ColorVisuals
 
 from threedgen.errors import UserError
 from threedgen.representations.base import Mesh
@@ -91,11 +92,12 @@ def _material(part: trimesh.Trimesh) -> tuple[np.ndarray | None, np.ndarray]:
 def _tint(part: trimesh.Trimesh, count: int) -> np.ndarray:
     """Vertex colours [V,3] in [0,1] as the file stores them; white where a material says the colour, else grey."""
     visual = part.visual
-    stored = getattr(visual, "vertex_attributes", {}).get("color")
-    if stored is None and visual.kind in ("vertex", "face"):
-        stored = visual.vertex_colors
+    if isinstance(visual, ColorVisuals):
+        stored = visual.vertex_colors if visual.defined else None
+    else:
+        stored = getattr(visual, "vertex_attributes", {}).get("color")
     if stored is None:
-        return np.full((count, 3), PLAIN if visual.kind is None else 1.0)
+        return np.full((count, 3), PLAIN if isinstance(visual, ColorVisuals) else 1.0)
     stored = np.asarray(stored)
     scale = np.iinfo(stored.dtype).max if np.issubdtype(stored.dtype, np.integer) else 1.0
     return stored[:, :3] / scale

@@ -1,0 +1,1 @@
+"""How close a result is to a ground truth."""
