@@ -11,7 +11,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from threedgen.config.source import shown
 from threedgen.errors import UserError
 
-SIZE_LIMIT = 1_000_000
+SIZE_LIMIT = 100_000
 STANDARD_TAG = "tag:yaml.org,2002:"
 INTEGER = re.compile(r"[-+]?[0-9]+(_[0-9]+)*", re.ASCII)
 FLOAT = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
@@ -48,7 +48,8 @@ def compose(text: str, place: str) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        said = ", ".join(part for part in (error.context, error.problem) if part)
+        begun = f" begun in line {error.context_mark.line + 1}" if error.context_mark else ""
+        said = ", ".join(part for part in (f"{error.context}{begun}" if error.context else "", error.problem) if part)
         raise UserError(f"{place}{where}: YAML cannot be read: {' '.join(said.split())}") from error
     except RecursionError:
         raise UserError(f"{place}: brackets are nested too deeply") from None
@@ -65,6 +66,12 @@ def text_of(node: Node) -> str:
         raise ValueError(f"got {describe(node)}")
     _refuse_tag(node)
     return node.value
+
+
+def entries(node: MappingNode) -> list[tuple[str, Node, int]]:
+    """Name, value and line of each key of a mapping; ValueError for a key that is no plain text."""
+    _refuse_tag(node)
+    return [(text_of(key), value, line_of(key)) for key, value in node.value]
 
 
 def plain(node: Node) -> object:

@@ -22,7 +22,9 @@ def explain(word: str) -> list[Key]:
     for found in (_below(every, segments), _ending(every, segments)):
         if found:
             return found
-    near = suggest.ranked(word, every, {})[0].path
+    near = suggest.ranked(word, every, {})[0].path if "." in word else suggest.closest(word, {key.name for key in every})
+    if near is None:
+        raise UserError(f"there is no key {shown(word)}: --explain without a key lists all")
     raise UserError(f"there is no key {shown(word)}: did you mean {near!r}? --explain without a key lists all")
 
 
@@ -43,11 +45,12 @@ def _below(every: Sequence[Key], segments: Sequence[str]) -> list[Key]:
 
 
 def _ending(every: Sequence[Key], segments: Sequence[str]) -> list[Key]:
-    """Keys with the segments anywhere in their path (`cfg`, `guidance`, `optimizer.lr`)."""
+    """Keys with the segments anywhere in their path (`cfg`, `guidance`, `optimizer.lr`), or of the variant so named (`sds`)."""
     found = []
     for key in every:
         parts = key.path.split(".")
-        if any(_starts(parts[i:], segments) for i in range(len(parts))):
+        within = any(list(segments) == parts[i : i + len(segments)] for i in range(len(parts)))
+        if within or [key.variant] == list(segments):
             found.append(key)
     return found
 

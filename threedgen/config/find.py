@@ -16,7 +16,7 @@ ENDINGS = (".yaml", ".yml")
 def shipped() -> dict[str, Path]:
     """Configs that come with threedgen, by name."""
     for folder in FOLDERS:
-        if found := sorted(path for path in folder.glob("*.yaml") if path.is_file()):
+        if found := sorted(folder.glob("*.yaml"), key=lambda path: path.stem):
             return {path.stem: path for path in found}
     return {}
 

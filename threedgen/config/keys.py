@@ -97,7 +97,7 @@ def leaves(cls: type, path: str, kind: str = "", variant: str = "") -> Iterator[
 
 def type_key(path: str, kind: str) -> Key:
     """The key that selects a variant."""
-    meta = {"doc": f"which {kind} is used; its other keys depend on it", "choices": tuple(registry.names(kind))}
+    meta = {"doc": f"variant of the {kind}; the other keys of this group depend on it", "choices": tuple(registry.names(kind))}
     return Key(f"{path}.type", str, meta, MISSING)
 
 

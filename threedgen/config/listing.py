@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 
 from threedgen import registry
 from threedgen.config import aliases, find
@@ -21,8 +22,10 @@ def listing(what: str) -> list[tuple[str, str]]:
         return [*(aliases.BUILT_IN | hub).items(), ("a folder", "any diffusers model on this machine, given by its path")]
     load_variants()
     kind = KINDS[what]
-    return [(name, _first_line(registry.lookup(kind, name))) for name in registry.names(kind)]
+    return [(name, _title(kind, registry.lookup(kind, name))) for name in registry.names(kind)]
 
 
-def _first_line(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").partition("\n")[0]
+def _title(kind: str, cls: type) -> str:
+    """First line of a variant's docstring; a guidance rule is described by its file, which it has to itself."""
+    described = sys.modules[cls.__module__] if kind == "guidance" else cls
+    return (inspect.getdoc(described) or "").partition("\n")[0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from yaml.nodes import ScalarNode
 
 from threedgen import registry
@@ -97,10 +98,7 @@ def _left_open(assignment: Assignment) -> bool:
 
 
 def _build(cls: type, path: str, values: dict[str, Any], merged: Merged) -> Any:
-    """Object of a settings class; OmegaConf's structured merge gives each value the type of its field.
-
-    Text stays outside of OmegaConf, which would read `${...}` in it.
-    """
+    """Object of a settings class, its groups built first. Text stays outside of OmegaConf, which would read `${...}` in it."""
     numbers: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for name, child in children(cls).items():
@@ -113,11 +111,23 @@ def _build(cls: type, path: str, values: dict[str, Any], merged: Merged) -> Any:
             rest[name] = {stage: _build(child.named, join(below, stage), values, merged) for stage in merged.stages}
         else:
             (rest if is_text(Key(below, child.hint, {}, None)) else numbers)[name] = values[below]
-    typed = OmegaConf.merge(OmegaConf.structured(cls), numbers)
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(typed, list(numbers)))  # type: ignore[arg-type]
-    built = cls(**plain, **rest)  # type: ignore[arg-type]
+    built = cls(**_typed(cls, numbers), **rest)
     _check_together(built, path)
     return built
+
+
+def _typed(cls: type, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Copies of the values, held to the annotations of the class by OmegaConf's structured containers."""
+    container = _containers(cls).copy()
+    for name, value in numbers.items():
+        container[name] = value
+    plain = {name: container[name] for name in numbers}
+    return {name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for name, value in plain.items()}
+
+
+@functools.cache
+def _containers(cls: type) -> DictConfig:
+    return OmegaConf.structured(cls)
 
 
 def _check_together(built: Any, path: str) -> None:

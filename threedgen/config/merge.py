@@ -9,7 +9,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from threedgen import registry
 from threedgen.config import suggest
-from threedgen.config.document import compose, describe, line_of, text_of
+from threedgen.config.document import compose, describe, entries, text_of
 from threedgen.config.keys import STAGE_NAME, Key, children, join, keys
 from threedgen.config.schema import RunSettings
 from threedgen.config.source import COMMAND_LINE, Source, shown
@@ -109,19 +109,18 @@ def _flatten(node: Node, place: Place, path: str, source: Source, file: str) -> 
     if place is None:
         yield Assignment(path, node, source)
     elif isinstance(node, MappingNode):
-        for key, value in node.value:
-            here = Source(file, line_of(key)) if file else source
-            name = _name(key, here)
+        for name, value, line in _entries(node, path, source):
+            here = Source(file, line) if file else source
             yield from _flatten(value, _descend_all(place, name), join(path, name), here, file)
     elif not (isinstance(node, ScalarNode) and node.value in ("", "~", "null") and not node.style):
         raise UserError(f"{path} is a group of keys, got {describe(node)} ({source}): {suggest.inside(path, _type_hint(place))}")
 
 
-def _name(node: Node, source: Source) -> str:
+def _entries(node: MappingNode, path: str, source: Source) -> list[tuple[str, Node, int]]:
     try:
-        return text_of(node)
+        return entries(node)
     except ValueError as error:
-        raise UserError(f"a key must be plain text, {error} ({source})") from error
+        raise UserError(f"{path or 'the config'}: keys must be plain text, {error} ({source})") from error
 
 
 def _descend_all(place: Place, dotted: str) -> Place:

@@ -16,12 +16,13 @@ A run is described by a YAML file and by overrides on the command line:
 python launch.py --config quickstart prompt="a yellow taxi" seed=3 stages.coarse.steps=600
 ```
 
-- An override is `key=value`, split at the first `=`. Where a key takes text, everything behind it is taken as it stands: no quoting rules, no
-  comments, no `${...}`. The last one wins.
-- Numbers marked *schedule* accept `[start_step, start, end, end_step]`, with more pairs `value, step` behind it: linear in between, constant outside.
+- An override is `key=value`, split at the first `=`. Where a key takes text, everything behind it is taken as it stands:
+  no quoting rules, no comments, no `${...}`. The last one wins.
+- A number that may be a *schedule* also accepts `[start_step, start, end, end_step]`, with more pairs `value, step` behind it:
+  linear in between, constant outside.
 - *Milestones* `{0: 64, 500: 128}` change at a step and stay until the next one.
-- The keys of `representation`, `guidance` and `cameras` depend on their `type`. When an override changes the type, values of the file that the
-  new type has too are kept; those that it lacks are dropped, and `--print-config` names them.
+- The keys of `representation`, `guidance` and `cameras` depend on their `type`. When an override changes the type, values of
+  the file that the new type has too are kept; those that it lacks are dropped, and `--print-config` names them.
 - `--print-config` shows every value with its origin, `--explain KEY` what a key means.
 - `<stage>` stands for the name that a config gives to a stage.
 
@@ -31,9 +32,8 @@ This page is generated from the schema: `python -m threedgen.config.reference > 
 
 def markdown() -> str:
     """The page docs/configuration.md."""
-    every = sorted(keys(), key=lambda key: key.group.count("."))
     parts = [HEAD]
-    for title, group in itertools.groupby(sorted(every, key=_order), key=_title):
+    for title, group in itertools.groupby(sorted(keys(), key=_order), key=_title):
         parts.append(f"## {title}\n\n{_table(list(group))}")
     parts += [f"## {what.capitalize()} to choose from\n\n{_choices(what)}" for what in (*KINDS, "priors")]
     return "\n".join(parts)

@@ -27,7 +27,9 @@ def check_prior(prior: str, source: str) -> None:
     except (ValueError, OSError, RuntimeError):
         folder = False
     if not folder:
-        raise UserError(f"prior: {shown(prior)} is no known prior and no folder ({source}): {suggest.choose(prior, names)}, or a diffusers folder")
+        raise UserError(
+            f"prior: {shown(prior)} is no known prior and no folder ({source}): {suggest.choose(prior, names)}, or a diffusers folder"
+        )
 
 
 def check_output(output: str) -> None:
@@ -36,9 +38,7 @@ def check_output(output: str) -> None:
     if not output or "\0" in output:
         raise UserError(f"output: {shown(output)} is no folder: {hint}")
     try:
-        folder = Path(output).absolute()
-        while not os.path.lexists(folder):
-            folder = folder.parent
+        folder = _nearest(Path(output).absolute())
         is_folder = folder.is_dir()
     except OSError as error:
         raise UserError(f"output: cannot use {shown(output)} ({error.strerror}): {hint}") from error
@@ -46,3 +46,14 @@ def check_output(output: str) -> None:
         raise UserError(f"output: {shown(str(folder))} is not a folder: {hint}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"output: no permission to write in {shown(str(folder))}: {hint}")
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest of its parents that exists; OSError where a name is impossible."""
+    while True:
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            path = path.parent
+        else:
+            return path

@@ -128,7 +128,7 @@ def _number(key: Key, value: object, whole: bool = False) -> int | float:
     outside = (low is not None and value < low) or (high is not None and value > high)
     if outside or (whole and isinstance(value, float)) or not _is_finite(value):
         raise ValueError(f"got {shown(value)}")
-    return value
+    return float(value) if key.hint is float else value
 
 
 def _is_finite(value: int | float) -> bool:

@@ -1,0 +1,129 @@
+"""The command line: checks everything before torch is imported, answers questions about configs, starts runs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from threedgen.config.arguments import Arguments, parse
+from threedgen.errors import UserError
+
+OK, INTERNAL_ERROR, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 internal error, 2 bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    folder: list[Path] = []  # of the run, once there is one
+    try:
+        _dispatch(parse(words), words, folder)
+        sys.stdout.flush()
+        return OK
+    except UserError as error:
+        return _fail(str(error), BAD_INPUT)
+    except PermissionError as error:
+        return _fail(f"no permission to use {error.filename!r}: choose another folder with output=FOLDER", BAD_INPUT)
+    except KeyboardInterrupt:
+        return _fail(f"interrupted; what was made so far is in {folder[0]}" if folder else "interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of the output (a pager, head) has gone: nobody is left to write to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        return _fail(_report(error, folder, "--traceback" in words), INTERNAL_ERROR)
+
+
+def _dispatch(arguments: Arguments, words: Sequence[str], folder: list[Path]) -> None:
+    from threedgen.config import answers
+
+    if arguments.help:
+        answers.print_help()
+    elif arguments.version:
+        answers.print_version()
+    elif arguments.list:
+        answers.print_list(arguments.list)
+    elif arguments.explain is not None:
+        answers.print_explanation(arguments.explain)
+    elif not arguments.config:
+        raise UserError("name a config: --config quickstart (--list configs shows them, --help explains the rest)")
+    elif arguments.print_config:
+        answers.print_config(arguments.config, arguments.overrides)
+    elif arguments.dry_run:
+        _dry_run(arguments)
+    else:
+        _run(arguments, words, folder)
+
+
+def _dry_run(arguments: Arguments) -> None:
+    from threedgen.config.layout import table
+    from threedgen.config.loader import load
+    from threedgen.config.naming import run_folder
+    from threedgen.config.requirements import check_output
+
+    loaded = load(arguments.config, arguments.overrides)
+    check_output(loaded.settings.output)
+    from threedgen.runs.estimate import estimate
+
+    expected = estimate(loaded.settings)
+    rows = [("settings", "valid"), ("run folder", str(run_folder(loaded.settings, loaded.name)))]
+    rows += [("time", f"about {_duration(expected.seconds)}"), ("peak memory", f"about {expected.peak_bytes / 2**30:.1f} GiB")]
+    rows += [(f"  {part}", _duration(seconds)) for part, seconds in expected.parts.items()]
+    table("Dry run: nothing was started", rows)
+
+
+def _run(arguments: Arguments, words: Sequence[str], folder: list[Path]) -> None:
+    from threedgen.config.loader import load
+    from threedgen.config.naming import run_folder
+    from threedgen.config.requirements import check_output
+
+    loaded = load(arguments.config, arguments.overrides)
+    check_output(loaded.settings.output)
+    folder.append(run_folder(loaded.settings, loaded.name))
+    from threedgen.runs.run import execute
+
+    sources = {path: str(source) for path, source in loaded.sources.items()}
+    result = execute(loaded.settings, loaded.name, command=shlex.join(["threedgen", *words]), sources=sources)
+    print(f"Done in {_duration(result.seconds)}.")
+    for name, path in result.files.items():
+        print(f"  {name.ljust(max(map(len, result.files)))}  {path}")
+
+
+def _report(error: Exception, folder: Sequence[Path], wanted: bool) -> str:
+    """One line on an unexpected exception; the traceback goes to error.log in the run folder, or to a temporary file."""
+    text = "".join(traceback.format_exception(error))
+    if wanted:
+        print(text, file=sys.stderr, end="")
+    said = " ".join(str(error).split())[:200]
+    return f"internal error: {type(error).__name__}: {said} ({_written(text, folder)})"
+
+
+def _written(text: str, folder: Sequence[Path]) -> str:
+    try:
+        if folder and folder[0].is_dir():
+            log = folder[0] / "error.log"
+            log.write_text(text, encoding="utf-8", errors="backslashreplace")
+        else:
+            with tempfile.NamedTemporaryFile("w", prefix="threedgen-", suffix=".log", delete=False, encoding="utf-8") as file:
+                file.write(text)
+            log = Path(file.name)
+    except OSError:
+        return "no place to write the traceback: add --traceback to see it"
+    return f"traceback in {log}"
+
+
+def _fail(message: str, code: int) -> int:
+    printable = message.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode(sys.stderr.encoding or "utf-8")
+    print(f"threedgen: {' '.join(printable.splitlines())}", file=sys.stderr)
+    return code
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

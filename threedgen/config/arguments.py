@@ -1,0 +1,63 @@
+"""The words of the command line, sorted into options and overrides."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from threedgen.config.listing import LISTS
+from threedgen.config.source import shown
+from threedgen.config.suggest import choose
+from threedgen.errors import UserError
+
+OPTIONS = ("--config", "--dry-run", "--explain", "--help", "--list", "--print-config", "--traceback", "--version")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What was asked for; `explain` is None unless asked, then a key, a group or "" for all."""
+
+    config: str
+    overrides: list[str]
+    list: str
+    explain: str | None
+    help: bool
+    version: bool
+    print_config: bool
+    dry_run: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help shows how it is used)")
+
+
+def parse(words: Sequence[str]) -> Arguments:
+    """Sort words; options and overrides may come in any order. UserError for an unknown option or list."""
+    parser = _Parser(prog="threedgen", add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", default="", metavar="NAME")
+    parser.add_argument("--list", default="", metavar="WHAT")
+    parser.add_argument("--explain", nargs="?", const="", metavar="KEY")
+    for flag in ("--print-config", "--dry-run", "--traceback", "--version"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("-h", "--help", action="store_true")
+    try:
+        found, overrides = parser.parse_known_args(list(words))
+    except argparse.ArgumentError as error:
+        parser.error(str(error))
+    for word in overrides:
+        if word.startswith("-"):
+            raise UserError(_unknown_option(word))
+    if found.list and found.list not in LISTS:
+        raise UserError(f"--list {shown(found.list)}: {choose(found.list, LISTS)}")
+    return Arguments(found.config, overrides, found.list, found.explain, found.help, found.version, found.print_config, found.dry_run)
+
+
+def _unknown_option(word: str) -> str:
+    name, equals, value = word.partition("=")
+    bare = name.lstrip("-")
+    if equals and bare:
+        return f"unknown option {shown(name)}: settings are written without dashes, {bare}={shown(value)}; {choose(name, OPTIONS)}"
+    return f"unknown option {shown(word)}: {choose(name, OPTIONS)}"
