@@ -7,18 +7,14 @@ from pathlib import Path
 from threedgen.config import suggest
 from threedgen.config.source import shown
 from threedgen.errors import UserError
+from threedgen.shipped import shipped_folder
 
-PACKAGE = Path(__file__).resolve().parent.parent
-FOLDERS = (PACKAGE.parent / "configs", PACKAGE / "configs")  # a checkout, an installation
 ENDINGS = (".yaml", ".yml")
 
 
 def shipped() -> dict[str, Path]:
     """Configs that come with threedgen, by name."""
-    for folder in FOLDERS:
-        if found := sorted(folder.glob("*.yaml"), key=lambda path: path.stem):
-            return {path.stem: path for path in found}
-    return {}
+    return {path.stem: path for path in sorted(shipped_folder("configs").glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find(config: str) -> Path:

@@ -9,11 +9,12 @@ import torch
 
 from threedgen.config.aliases import ALIASES, Alias
 from threedgen.errors import UserError
+from threedgen.shipped import shipped_folder
 
 if TYPE_CHECKING:
     from threedgen.priors.diffusion import DiffusionPrior
 
-EMBEDDED = Path(__file__).resolve().parents[2] / "assets" / "priors" / "embedded"
+EMBEDDED = shipped_folder("assets") / "priors" / "embedded"
 
 
 def folder_of(name: str) -> Path:

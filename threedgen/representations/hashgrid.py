@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from threedgen.representations.occupancy import OccupancyGrid
 
 CHUNK_RAYS = 16_384
 CHUNK_POINTS = 262_144
+ALBEDO_SAMPLES = 8
 
 
 class HashGridField(nn.Module):
@@ -69,10 +71,7 @@ class HashGridField(nn.Module):
             offsets = torch.cat([torch.eye(3), -torch.eye(3)]).to(points) * h
             sigma = self.density((points[:, None] + offsets).reshape(-1, 3)).reshape(-1, 2, 3)
             return F.normalize(sigma[:, 1] - sigma[:, 0], dim=-1, eps=1e-12)
-        with torch.enable_grad():
-            x = points.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.density(x).sum(), x)
-        return F.normalize(-slope, dim=-1, eps=1e-12)
+        return analytic_normals(self.density, points)
 
     def render_rays(self, origins: Tensor, directions: Tensor, jitter: Tensor, random_rgb: Tensor | None = None, normals: bool = False) -> Render:
         """Volume rendering of R rays: origins and unit directions [R,3], jitter [R] in [0,1) of a step."""
@@ -167,10 +166,23 @@ class HashGridField(nn.Module):
         render = self.render_rays(origins, directions, torch.full_like(origins[:, 0], 0.5))
         return auto_threshold(render, self.step_length)
 
-    @torch.no_grad()
     def albedo(self, points: Tensor) -> Tensor:
-        """Colour [N,3] in [0,1] at world points [N,3], for texture baking."""
-        return torch.cat([self.query(p)[1] for p in points.split(CHUNK_POINTS)])
+        """Colour [N,3] in [0,1] of the surface at world points [N,3], for texture baking.
+
+        It is what a short ray along the inward normal sees, not the colour at the point: a fitted field puts its colours where
+        the light ends, a little below the surface.
+        """
+        return torch.cat([self._seen_from_outside(p) for p in points.split(CHUNK_POINTS // ALBEDO_SAMPLES)])
+
+    def _seen_from_outside(self, points: Tensor) -> Tensor:
+        outward = analytic_normals(self.density, points)
+        with torch.no_grad():
+            depth = (torch.arange(ALBEDO_SAMPLES, device=points.device) - (ALBEDO_SAMPLES - 1) / 2) * self.step_length
+            along = points[:, None] - depth[:, None] * outward[:, None]
+            sigma, rgb = self.query(along.reshape(-1, 3))
+            offsets = torch.arange(len(points) + 1, device=points.device) * ALBEDO_SAMPLES
+            seen, transmittance, _ = composite(sigma, rgb, offsets, self.step_length)
+            return seen + transmittance[:, None] * rgb.view(-1, ALBEDO_SAMPLES, 3)[:, -1]
 
 
 def sphere_interval(origins: Tensor, directions: Tensor, radius: float) -> tuple[Tensor, Tensor]:
@@ -180,3 +192,11 @@ def sphere_interval(origins: Tensor, directions: Tensor, radius: float) -> tuple
     half = gap.clamp(min=0).sqrt()
     near = (middle - half).clamp(min=0)
     return near, torch.where(gap > 0, middle + half, near - 1)
+
+
+def analytic_normals(density: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """[N,3] unit vectors against the gradient of a density at points [N,3]; zero where it is flat."""
+    with torch.enable_grad():
+        x = points.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(density(x).sum(), x)
+    return F.normalize(-slope, dim=-1, eps=1e-12)

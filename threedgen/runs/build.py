@@ -17,7 +17,9 @@ from threedgen.priors.base import Prior
 from threedgen.priors.loading import load_prior
 from threedgen.priors.prompts import PromptBank
 from threedgen.representations.hashgrid import HashGridField
-from threedgen.representations.mesh import load_mesh, render_mesh
+from threedgen.representations.mesh import render_mesh
+from threedgen.representations.mesh_loading import load_mesh
+from threedgen.shipped import shipped_folder
 
 ANALYTIC_RESOLUTION = 64
 REPRESENTATIONS: dict[type, Callable[..., nn.Module]] = {HashGridSettings: HashGridField}
@@ -37,9 +39,7 @@ def build_prior(name: str, device: str) -> Prior:
 
 def analytic_prior(device: str) -> ImageMixturePrior:
     """Finite mixture of the renders of the known meshes in assets/meshes, seen from the step's cameras."""
-    from threedgen.config.find import assets_folder
-
-    files = sorted((assets_folder() / "meshes").glob("*.glb"))
+    files = sorted((shipped_folder("assets") / "meshes").glob("*.glb"))
     meshes = [load_mesh(file, fit_radius=0.85).to(device) for file in files]
 
     def images_at(c2w: torch.Tensor, fovy: torch.Tensor, size: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 outputs/<config>/<slug>-<hash>/
     config.yaml        the resolved settings
+    sources.json       where each setting came from
     command.txt        the command line that made the run
     environment.json   versions, processor, device
     status.json        state, stage, step, seconds left
@@ -17,8 +18,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from threedgen.config.naming import run_folder
 from threedgen.config.schema import RunSettings
-from threedgen.config.serialize import to_yaml
+from threedgen.config.emit import to_yaml
 from threedgen.export.asset import export_asset
 from threedgen.runs.build import build_representation, build_teacher, pick_device
 from threedgen.runs.callbacks import Checkpoints, Previews, Progress, Status
@@ -31,8 +31,14 @@ class RunResult:
     seconds: float
 
 
-def execute(settings: RunSettings, config_name: str, command: str = "") -> RunResult:
+def execute(settings: RunSettings, config_name: str, command: str = "", sources: dict[str, str] | None = None) -> RunResult:
     """Make the asset of a checked config: all stages, then the export.
+
+    Args:
+        settings: checked and complete.
+        config_name: names the folder of the run.
+        command: the command line, kept in the run folder.
+        sources: where each value of the settings came from, kept in the run folder.
 
     Raises:
         UserError: what the user can mend, before work starts where it can be known then.
@@ -42,7 +48,8 @@ def execute(settings: RunSettings, config_name: str, command: str = "") -> RunRe
     folder = RunFolder(run_folder(settings, config_name))
     with folder.locked():
         try:
-            files = _work(settings, folder, command)
+            _record(settings, folder, command, sources or {})
+            files = _work(settings, folder)
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             write_json(folder.path / "status.json", {"state": state, "reason": str(error) or type(error).__name__})
@@ -53,13 +60,18 @@ def execute(settings: RunSettings, config_name: str, command: str = "") -> RunRe
     return RunResult(folder.path, files, seconds)
 
 
-def _work(settings: RunSettings, folder: RunFolder, command: str) -> dict[str, Path]:
+def _record(settings: RunSettings, folder: RunFolder, command: str, sources: dict[str, str]) -> None:
+    """What is needed to understand and to repeat the run."""
+    write_json(folder.path / "status.json", {"state": "starting"})
+    write_text(folder.path / "config.yaml", to_yaml(settings))
+    write_json(folder.path / "sources.json", sources)
+    write_text(folder.path / "command.txt", command + "\n")
+
+
+def _work(settings: RunSettings, folder: RunFolder) -> dict[str, Path]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
-    write_json(folder.path / "status.json", {"state": "starting"})
-    write_text(folder.path / "config.yaml", to_yaml(settings))
-    write_text(folder.path / "command.txt", command + "\n")
     write_json(folder.path / "environment.json", environment(device))
     teacher = build_teacher(settings, device, folder.prompts)
     (name, stage), *_ = settings.stages.items()
