@@ -40,12 +40,12 @@ def runs(monkeypatch, tmp_path):
     room.calls = []
     room.does = lambda folder: None
 
-    def execute(settings, config_name, *, command, sources):
+    def execute(settings, config_name, command):
         folder = run_folder(settings, config_name)
-        room.calls.append((settings, config_name, command, sources))
+        room.calls.append((settings, config_name, command))
         folder.mkdir(parents=True)
         room.does(folder)
-        return Result(folder, {"GLB": folder / "export" / "asset.glb", "turntable": folder / "turntable.gif"}, 83.4)
+        return Result(folder, {"glb": folder / "export" / "asset.glb", "gif": folder / "turntable.gif"}, 83.4)
 
     run.execute = execute
     estimate.estimate = lambda settings: Estimate(90.0, 2 * 2**30, {"coarse": 80.0, "export": 10.0})
@@ -64,12 +64,12 @@ def refused(capsys, *argv: str) -> str:
 
 def test_a_run_is_given_settings_and_ends_with_its_files(runs, capsys):
     assert main([*RUN, "seed=3"]) == 0
-    [(settings, name, command, sources)] = runs.calls
+    [(settings, name, command)] = runs.calls
     assert (settings.prompt, settings.seed, name) == ("a red apple", 3, "quickstart")
     assert command == "threedgen --config quickstart 'prompt=a red apple' seed=3"
-    assert sources["seed"] == "command line"
     out = capsys.readouterr().out
     assert "1 min 23 s" in out
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["GLB", "turntable"]
     assert "asset.glb" in out
     assert "turntable.gif" in out
 

@@ -14,6 +14,7 @@ from threedgen.config.arguments import Arguments, parse
 from threedgen.errors import UserError
 
 OK, INTERNAL_ERROR, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+TITLES = {"gif": "turntable", "mp4": "turntable"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,11 +86,10 @@ def _run(arguments: Arguments, words: Sequence[str], folder: list[Path]) -> None
     folder.append(run_folder(loaded.settings, loaded.name))
     from threedgen.runs.run import execute
 
-    sources = {path: str(source) for path, source in loaded.sources.items()}
-    result = execute(loaded.settings, loaded.name, command=shlex.join(["threedgen", *words]), sources=sources)
+    result = execute(loaded.settings, loaded.name, shlex.join(["threedgen", *words]))
     print(f"Done in {_duration(result.seconds)}.")
-    for name, path in result.files.items():
-        print(f"  {name.ljust(max(map(len, result.files)))}  {path}")
+    for kind, path in result.files.items():  # no table: a path must not be wrapped
+        print(f"  {TITLES.get(kind, kind.upper()).ljust(9)}  {path}")
 
 
 def _report(error: Exception, folder: Sequence[Path], wanted: bool) -> str:

@@ -3,9 +3,9 @@
 import random
 
 from threedgen.cli import main
-from threedgen.config.emit import flat
 from threedgen.config.find import shipped
 from threedgen.config.loader import load
+from threedgen.config.serialize import flat
 
 MUTANTS = 250
 JUNK = [

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 
 from threedgen import __version__
-from threedgen.config.emit import to_yaml
 from threedgen.config.explain import describe, explain
 from threedgen.config.keys import Key, leaves
 from threedgen.config.layout import table
@@ -14,6 +13,7 @@ from threedgen.config.listing import LISTS, listing
 from threedgen.config.loader import load
 from threedgen.config.merge import Dropped
 from threedgen.config.schema import RunSettings
+from threedgen.config.serialize import to_yaml
 from threedgen.config.source import DEFAULT
 
 INTRODUCTION = """Make a textured 3D asset from a text prompt.

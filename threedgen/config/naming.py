@@ -9,8 +9,8 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from threedgen.config.emit import affecting_result
 from threedgen.config.schema import RunSettings
+from threedgen.config.serialize import affecting_result
 
 SLUG_LENGTH = 48
 HASH_LENGTH = 8

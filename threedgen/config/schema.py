@@ -129,7 +129,6 @@ class RegularizerSettings:
     orientation: Any = setting(0.0, "normals that face away from the camera (Ref-NeRF)", low=0.0, scheduled=True)
 
 
-
 @dataclass
 class OptimizerSettings:
     """Adam."""

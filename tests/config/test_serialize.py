@@ -3,9 +3,9 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from threedgen.config.emit import flat, to_yaml
 from threedgen.config.find import shipped
 from threedgen.config.loader import load
+from threedgen.config.serialize import flat, to_yaml
 
 AWKWARD = [
     "yes",
