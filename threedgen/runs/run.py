@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from threedgen.config.naming import run_folder
 from threedgen.config.schema import RunSettings
-from threedgen.config.emit import to_yaml
+from threedgen.config.serialize import to_yaml
 from threedgen.export.asset import export_asset
 from threedgen.runs.build import build_representation, build_teacher, pick_device
 from threedgen.runs.callbacks import Checkpoints, Previews, Progress, Status
