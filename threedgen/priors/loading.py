@@ -1,16 +1,16 @@
-"""Finding a prior by the name a config gives it. Heavy imports wait until a prior is really loaded."""
+"""Finding a prior by the name a config gives it. Never imports torch before a prior is really loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from threedgen.config.aliases import PRIOR_ALIASES
 from threedgen.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from threedgen.priors.diffusion import DiffusionPrior
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "assets" / "priors" / "embedded"
