@@ -9,4 +9,5 @@ TORCH_LIBRARY(threedgen, m) {
   m.def("composite(Tensor sigma, Tensor features, Tensor offsets, float step) -> (Tensor, Tensor, Tensor)");
   m.def("composite_backward(Tensor grad_out, Tensor grad_transmittance, Tensor grad_weights, Tensor sigma, Tensor features, Tensor offsets, Tensor transmittance, float step) -> (Tensor, Tensor)");
   m.def("rasterize(Tensor clip, Tensor faces, int height, int width) -> (Tensor, Tensor)");
+  m.def("cpu_isa() -> str");
 }

@@ -1,0 +1,9 @@
+// HOST_DEVICE: a function for the CPU and the CUDA kernels alike. It has internal linkage, so that the copies compiled for
+// different instruction sets never meet in the linker.
+#pragma once
+
+#if defined(__CUDACC__)
+#define HOST_DEVICE static __host__ __device__ __forceinline__
+#else
+#define HOST_DEVICE static inline __attribute__((always_inline))
+#endif
