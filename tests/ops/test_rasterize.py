@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from threedgen.ops.rasterize import rasterize
+from threedgen import ops
+from threedgen.ops.rasterize import rasterize, rasterize_reference
 
 
 def flat(points: Tensor, depth: float = 0.0) -> Tensor:
@@ -123,8 +124,8 @@ def test_nothing_to_draw():
 @pytest.mark.parametrize(
     ("clip", "faces", "message"),
     [
-        (torch.zeros(1, 3, 3), torch.zeros(1, 3, dtype=torch.int64), "clip must be"),
-        (torch.zeros(1, 3, 4), torch.zeros(1, 3, dtype=torch.int32), "faces must be"),
+        (torch.zeros(1, 3, 3), torch.zeros(1, 3, dtype=torch.int64), "clip must have shape"),
+        (torch.zeros(1, 3, 4), torch.zeros(1, 3, dtype=torch.int32), "faces must be int64"),
         (torch.zeros(1, 3, 4), torch.tensor([[0, 1, 3]]), "outside"),
         (torch.zeros(1, 3, 4), torch.tensor([[0, 1, -1]]), "outside"),
     ],
@@ -132,3 +133,46 @@ def test_nothing_to_draw():
 def test_bad_arguments(clip: Tensor, faces: Tensor, message: str):
     with pytest.raises(ValueError, match=message):
         rasterize(clip, faces, 4, 4)
+
+
+@pytest.mark.skipif(ops.backend() == "reference", reason="the operators are not compiled")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_kernel_agrees_with_the_reference(seed: int, dtype: torch.dtype):
+    clip, faces = random_scene(seed, dtype)
+    clip[0, 0, 0], clip[1, 1, 3] = math.nan, 0.0
+    face, weight = rasterize(clip, faces, 37, 53)
+    expected_face, expected_weight = rasterize_reference(clip, faces, 37, 53)
+    assert torch.equal(face, expected_face)
+    assert torch.allclose(weight, expected_weight, rtol=0, atol=1e-6)
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    clip, faces = random_scene(5)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(rasterize(clip, faces, 67, 41))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+def test_schema_and_fake_kernel():
+    clip, faces = random_scene(1)
+    torch.library.opcheck(torch.ops.threedgen.rasterize.default, (clip, faces, 6, 9))
+    face, weight = torch.ops.threedgen.rasterize(clip.to("meta"), faces.to("meta"), 6, 9)
+    assert (face.shape, face.dtype) == ((2, 6, 9), torch.int64)
+    assert (weight.shape, weight.dtype) == ((2, 6, 9, 3), torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_agrees_with_the_reference():
+    clip, faces = random_scene(2)
+    face, weight = rasterize(clip.cuda(), faces.cuda(), 37, 53)
+    expected_face, expected_weight = rasterize_reference(clip, faces, 37, 53)
+    assert torch.equal(face.cpu(), expected_face)
+    assert torch.allclose(weight.cpu(), expected_weight, rtol=0, atol=1e-6)

@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,11 @@ def test_damaged_marker_is_named(copy):
 def test_unknown_name_lists_the_known_ones(tmp_path):
     assert "stable-diffusion-2-1" in message("no-such-model")
     assert message(tmp_path / "nowhere").startswith("unknown prior")
+
+
+def test_names_are_resolved_without_torch():
+    script = "import sys; from threedgen.priors.loading import folder_of; folder_of('embedded'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_alias_that_was_never_downloaded_says_how_to_get_it(tmp_path, monkeypatch):

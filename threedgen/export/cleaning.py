@@ -10,7 +10,7 @@ import trimesh
 from threedgen.errors import UserError
 from threedgen.representations.base import Mesh
 
-SLIVER = 1e-12  # twice the area of a face, as a share of the squared diagonal, below which it is degenerate
+SLIVER = 1e-12  # area of a face, as a share of the squared diagonal, below which it is degenerate
 
 
 def clean_mesh(mesh: Mesh, min_share: float = 0.02) -> Mesh:
@@ -65,9 +65,7 @@ def _proper(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Faces with an area, each set of three vertices once (the first)."""
     if not len(faces):
         return faces
-    corners = points[faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    faces = faces[area > SLIVER * np.square(np.ptp(points, axis=0)).sum()]
+    faces = faces[_areas(points, faces) > SLIVER * np.square(np.ptp(points, axis=0)).sum()]
     _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
     return faces[np.sort(first)]
 
@@ -76,23 +74,26 @@ def _visible_parts(points: np.ndarray, faces: np.ndarray, min_share: float) -> n
     """Faces of the parts worth keeping, closed ones facing outward. Parts are connected through vertices."""
     edges = np.concatenate([faces[:, :2], faces[:, 1:]])
     label = trimesh.graph.connected_component_labels(edges, node_count=len(points))[faces[:, 0]]
-    parts = [faces[label == k] for k in np.unique(label)]
-    area = np.array([_area(points, part) for part in parts])
+    area = np.bincount(label, weights=_areas(points, faces))
+    large = np.flatnonzero((area > 0) & (area >= min_share * area.max()))
+    parts = [faces[label == k] for k in large]
     volume = np.array([_volume(points, part) for part in parts])
-    if volume[area.argmax()] < 0:
+    if volume[area[large].argmax()] < 0:
         parts, volume = [part[:, ::-1] for part in parts], -volume
     shells = [part for part, v in zip(parts, volume, strict=True) if v > 0]
     kept = []
-    for part, a, v in zip(parts, area, volume, strict=True):
-        cavity = v < 0 and any(_encloses(points, shell, part) for shell in shells)
-        if a >= min_share * area.max() and not cavity:
-            kept.append(part[:, ::-1] if v < 0 else part)
+    for part, v in zip(parts, volume, strict=True):
+        if v >= 0:
+            kept.append(part)
+        elif not any(_encloses(points, shell, part) for shell in shells):
+            kept.append(part[:, ::-1])
     return np.concatenate(kept)
 
 
-def _area(points: np.ndarray, faces: np.ndarray) -> float:
+def _areas(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """[F] area of each face."""
     a, b, c = points[faces].transpose(1, 0, 2)
-    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
 
 
 def _volume(points: np.ndarray, faces: np.ndarray) -> float:

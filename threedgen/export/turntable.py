@@ -22,6 +22,7 @@ RADIUS, DISTANCE, FOVY, ELEVATION = 0.85, 2.6, 40.0, 20.0
 DURATION = 3.6  # seconds of a turn
 SHEET_VIEWS, SHEET_COLUMNS = 8, 4
 SUPERSAMPLE = 2
+BATCH = 4
 
 
 def write_turntable(mesh: Mesh, texture: Tensor | None, folder: Path, frames: int, resolution: int) -> dict[str, Path]:
@@ -57,11 +58,13 @@ def _centred(mesh: Mesh) -> Mesh:
 
 
 def _views(mesh: Mesh, count: int, resolution: int) -> list[Image.Image]:
-    """Pictures from azimuths 0, 360/count, ...; one at a time, so that memory does not grow with their number."""
+    """Pictures from azimuths 0, 360/count, ...; a few at a time, so that memory does not grow with their number."""
+    azimuths = [360.0 * k / count for k in range(count)]
     pictures = []
-    for k in range(count):
-        camera = orbit_cameras([360.0 * k / count], ELEVATION, DISTANCE, FOVY, resolution, resolution).to(mesh.vertices.device)
-        pictures.append(to_image(render_mesh(mesh, camera, shading="lambert", supersample=SUPERSAMPLE).rgb[0]))
+    for start in range(0, count, BATCH):
+        cameras = orbit_cameras(azimuths[start : start + BATCH], ELEVATION, DISTANCE, FOVY, resolution, resolution)
+        views = render_mesh(mesh, cameras.to(mesh.vertices.device), shading="lambert", supersample=SUPERSAMPLE).rgb
+        pictures += [to_image(view) for view in views]
     return pictures
 
 

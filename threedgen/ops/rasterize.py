@@ -12,8 +12,13 @@ Every backend does the same exact arithmetic, so that coverage does not depend o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+from threedgen.ops import _library
+from threedgen.ops._checks import check_device, check_dtype, check_floating, check_shape
 
 SUBPIXEL = 256
 DEPTH_STEPS = 2**29
@@ -37,15 +42,17 @@ def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> tuple[Ten
     Raises:
         ValueError: shapes or dtypes are wrong, or a face names a vertex that does not exist.
     """
-    if clip.ndim != 3 or clip.shape[-1] != 4 or clip.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"clip must be [B,V,4] float32 or float64, got {list(clip.shape)} {clip.dtype}")
-    if faces.ndim != 2 or faces.shape[-1] != 3 or faces.dtype != torch.int64:
-        raise ValueError(f"faces must be [F,3] int64, got {list(faces.shape)} {faces.dtype}")
+    check_shape("clip", clip, None, None, 4)
+    check_floating(clip=clip)
+    check_shape("faces", faces, None, 3)
+    check_dtype("faces", faces, torch.int64)
+    check_device(clip=clip, faces=faces)
     if height < 1 or width < 1:
         raise ValueError(f"the image must have at least one pixel, got {height} x {width}")
     if len(faces) and (int(faces.min()) < 0 or int(faces.max()) >= clip.shape[1]):
         raise ValueError(f"faces name vertices outside 0..{clip.shape[1] - 1}")
-    return rasterize_reference(clip.detach().contiguous(), faces.contiguous(), height, width)
+    _library.warn_if_reference(clip)
+    return torch.ops.threedgen.rasterize(clip.detach(), faces, height, width)
 
 
 def rasterize_reference(clip: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -96,7 +103,7 @@ def _pixel_box(corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor
     return low, torch.minimum(high, high.new_tensor([width - 1, height - 1]))
 
 
-def _candidates(index: Tensor, low: Tensor, size: Tensor, width: int):
+def _candidates(index: Tensor, low: Tensor, size: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs (face [N], flat pixel [N]) of every face with the pixels of its box, some faces at a time."""
     count = size.prod(-1)
     start = 0
@@ -128,3 +135,11 @@ def _inside(edge: Tensor, corners: Tensor, area: Tensor) -> Tensor:
     along = (corners.roll(-2, 1) - corners.roll(-1, 1)) * sign[..., None]
     top_or_left = (along[..., 1] < 0) | ((along[..., 1] == 0) & (along[..., 0] > 0))
     return ((edge * sign > 0) | ((edge == 0) & top_or_left)).all(-1) & (area != 0)
+
+
+def _fake(clip: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    images = clip.shape[0]
+    return faces.new_empty(images, height, width), clip.new_empty(images, height, width, 3)
+
+
+_library.register("rasterize", rasterize_reference, _fake)

@@ -1,17 +1,17 @@
-"""Finding a prior by the name a config gives it. Heavy imports wait until a prior is really loaded."""
+"""Finding a prior by the name a config gives it. Never imports torch before a prior is really loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from threedgen.config.aliases import ALIASES, Alias
 from threedgen.errors import UserError
 from threedgen.shipped import shipped_folder
 
 if TYPE_CHECKING:
+    import torch
+
     from threedgen.priors.diffusion import DiffusionPrior
 
 EMBEDDED = shipped_folder("assets") / "priors" / "embedded"

@@ -17,9 +17,10 @@ __all__ = ["load_mesh", "render_mesh", "sample_texture", "vertex_normals"]
 
 Shading = Literal["albedo", "lambert", "normal"]
 PLAIN = 0.8  # grey of a mesh without colours
-AMBIENT = 0.4  # share of the light that comes from everywhere; the rest comes from the camera
+AMBIENT = 0.7  # share of the light that comes from everywhere; the rest comes from the camera
 
 
+@torch.no_grad()
 def render_mesh(
     mesh: Mesh,
     cameras: Cameras,
@@ -45,22 +46,17 @@ def render_mesh(
     clip = torch.einsum("bij,vj->bvi", fine.view_projection(), homogeneous)
     face, barycentric = rasterize(clip, mesh.faces, fine.height, fine.width)
     view, row, column = torch.nonzero(face >= 0, as_tuple=True)
-    corners, weight = mesh.faces[face[view, row, column]], barycentric[view, row, column]
-
-    def interpolate(attribute: Tensor) -> Tensor:
-        return (attribute[corners] * weight[..., None]).sum(1)
-
-    to_eye = cameras.positions[view] - interpolate(mesh.vertices)
+    seen, weight = face[view, row, column], barycentric[view, row, column]
+    attributes = torch.cat([mesh.vertices, vertex_normals(mesh.vertices, mesh.faces), _attribute(mesh)], -1)
+    point, normal, colour = _interpolate(attributes, mesh.faces[seen], weight).tensor_split([3, 6], -1)
+    to_eye = cameras.positions[view] - point
     distance = to_eye.norm(dim=-1, keepdim=True)
-    normal = F.normalize(interpolate(vertex_normals(mesh.vertices, mesh.faces)), dim=-1)
-    triangle = mesh.vertices[corners]
-    flat = torch.linalg.cross(triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0])
-    seen_from_behind = (flat * to_eye).sum(-1, keepdim=True) < 0
-    normal = torch.where(seen_from_behind, -normal, normal)
+    behind = (_face_normals(mesh.vertices, mesh.faces)[seen] * to_eye).sum(-1, keepdim=True) < 0
+    normal = F.normalize(torch.where(behind, -normal, normal), dim=-1)
     if shading == "normal":
         rgb = 0.5 + 0.5 * normal
     else:
-        rgb = _colour(mesh, interpolate, len(view))
+        rgb = colour if mesh.texture is None or mesh.uv is None else sample_texture(mesh.texture, colour)
         if shading == "lambert":
             facing = (normal * to_eye / distance).sum(-1, keepdim=True).clamp_min(0)
             rgb = rgb * (AMBIENT + (1 - AMBIENT) * facing)
@@ -70,17 +66,27 @@ def render_mesh(
     image[view, row, column] = samples
     image = F.avg_pool2d(image.permute(0, 3, 1, 2), supersample).permute(0, 2, 3, 1)
     rgb, alpha, depth, normal = image.split([3, 1, 1, 3], -1)
-    behind = torch.as_tensor(background, dtype=rgb.dtype, device=rgb.device)
-    return Render(rgb + (1 - alpha) * behind, alpha, depth, F.normalize(normal, dim=-1) * alpha)
+    backdrop = torch.as_tensor(background, dtype=rgb.dtype, device=rgb.device)
+    return Render(rgb + (1 - alpha) * backdrop, alpha, depth, F.normalize(normal, dim=-1) * alpha)
 
 
-def _colour(mesh: Mesh, interpolate, count: int) -> Tensor:
-    """[N,3] base colour of surface points."""
+def _attribute(mesh: Mesh) -> Tensor:
+    """[V,2] uv where the mesh is textured, else [V,3] colours."""
     if mesh.texture is not None and mesh.uv is not None:
-        return sample_texture(mesh.texture, interpolate(mesh.uv))
-    if mesh.vertex_rgb is not None:
-        return interpolate(mesh.vertex_rgb)
-    return mesh.vertices.new_full((count, 3), PLAIN)
+        return mesh.uv
+    return mesh.vertices.new_full(mesh.vertices.shape, PLAIN) if mesh.vertex_rgb is None else mesh.vertex_rgb
+
+
+def _interpolate(attributes: Tensor, corners: Tensor, weight: Tensor) -> Tensor:
+    """[N,C] weighted means of attributes [V,C] at the corners [N,3] of faces, weights [N,3]."""
+    a, b, c = (attributes[corners[:, k]] * weight[:, k, None] for k in range(3))
+    return a + b + c
+
+
+def _face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[F,3] normals, as long as twice the face's area."""
+    a, b, c = vertices[faces].unbind(1)
+    return torch.linalg.cross(b - a, c - a)
 
 
 def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
@@ -99,9 +105,8 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     _, welded = torch.unique(vertices, dim=0, return_inverse=True)
     corners = points[faces]
     ahead, behind = corners.roll(-1, 1) - corners, corners.roll(1, 1) - corners
-    cross = torch.linalg.cross(ahead[:, 0], behind[:, 0])
     angle = torch.atan2(torch.linalg.cross(ahead, behind).norm(dim=-1), (ahead * behind).sum(-1))
-    share = cross[:, None] * angle[..., None]
+    share = _face_normals(points, faces)[:, None] * angle[..., None]
     total = torch.zeros_like(points).index_add_(0, welded[faces].flatten(), share.flatten(0, 1))[welded]
     up = points.new_tensor([0.0, 0.0, 1.0])
     normal = torch.where(total.norm(dim=-1, keepdim=True) > 1e-20, F.normalize(total, dim=-1, eps=1e-30), up)
