@@ -55,6 +55,7 @@ class Toolchain:
     common: list[str]
     link: list[str]
     x86: bool
+    torch: str
 
     @classmethod
     def find(cls) -> Toolchain:
@@ -77,7 +78,7 @@ class Toolchain:
         libraries = ["c10", "torch_cpu", "torch"] + (["c10_cuda", "torch_cuda", "cudart"] if cuda else [])
         link = [*(f"-L{path}" for path in library_paths(device)), *(f"-l{name}" for name in libraries)]
         nvcc = str(Path(CUDA_HOME) / "bin" / "nvcc") if cuda and CUDA_HOME else None
-        return cls(cxx, nvcc, common, link, x86)
+        return cls(cxx, nvcc, common, link, x86, torch.__version__)
 
     def host(self, source: Path, output: Path, extra: list[str]) -> list[str]:
         return [self.cxx, *self.common, "-fPIC", "-fopenmp", "-Wall", *extra, "-c", str(source), "-o", str(output)]
@@ -137,10 +138,10 @@ class BuildLibrary(build_ext):
     def build_extension(self, ext: Extension) -> None:
         library = Path(self.get_ext_fullpath(ext.name)).resolve()
         library.unlink(missing_ok=True)  # a failed build must not leave an old library behind
-        folder = Path(self.build_temp).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
         library.parent.mkdir(parents=True, exist_ok=True)
         toolchain = Toolchain.find()
+        folder = Path(self.build_temp).resolve() / f"torch-{toolchain.torch}"  # objects of another torch must not be linked
+        folder.mkdir(parents=True, exist_ok=True)
         jobs = toolchain.jobs(folder)
         shared = max(path.stat().st_mtime for path in [Path(__file__), *SOURCES.rglob("*.h")])
         stale = [
@@ -158,14 +159,15 @@ class BuildPackage(build_py):
     """Ships configs/ and assets/ as threedgen/configs and threedgen/assets; an editable install reads them where they are."""
 
     def run(self) -> None:
+        package = Path(self.build_lib) / "threedgen"
+        if not self.editable_mode:
+            shutil.rmtree(package, ignore_errors=True)  # else deleted files of an earlier build would be shipped
         super().run()
         if self.editable_mode:
             return
         for name in DATA_FOLDERS:
-            target = Path(self.build_lib) / "threedgen" / name
-            shutil.rmtree(target, ignore_errors=True)  # else deleted files of an earlier build would be shipped
             if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, target)
+                shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns(".*", "__pycache__"))
 
 
 # An optional extension that fails to build is reported and left out by setuptools.

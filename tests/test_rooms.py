@@ -46,7 +46,9 @@ def violations(file: Path, table: dict[str, set[str]]) -> list[str]:
     return [
         name
         for name in imports_of(file)
-        if name.split(".")[0] not in permitted and name not in FOUNDATIONS and not any(name.startswith(f + ".") for f in FOUNDATIONS)
+        if name.split(".")[0] not in permitted
+        and name not in FOUNDATIONS
+        and not any(name.startswith(f + ".") for f in FOUNDATIONS)
         and name != "__version__"
     ]
 

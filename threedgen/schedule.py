@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 Schedulable = float | int | Sequence[float] | Mapping[int, float]
 
@@ -24,7 +25,7 @@ def knots_of(number: Schedulable) -> list[tuple[float, float]]:
         raise ValueError(f"a schedule has 4, 6, 8 ... numbers [start_step, start, end, end_step, ...], got {len(values)}")
     knots = [(float(values[0]), float(values[1]))]
     knots += [(float(values[i + 1]), float(values[i])) for i in range(2, len(values), 2)]
-    if any(b[0] < a[0] for a, b in zip(knots, knots[1:], strict=False)):
+    if any(b[0] < a[0] for a, b in pairwise(knots)):
         raise ValueError(f"the steps of a schedule must not decrease, got {[k[0] for k in knots]}")
     return knots
 
@@ -34,7 +35,7 @@ def at(number: Schedulable, step: int) -> float:
     knots = knots_of(number)
     if step <= knots[0][0]:
         return knots[0][1]
-    for (s0, v0), (s1, v1) in zip(knots, knots[1:], strict=False):
+    for (s0, v0), (s1, v1) in pairwise(knots):
         if step <= s1:
             return v1 if s1 == s0 else v0 + (v1 - v0) * (step - s0) / (s1 - s0)
     return knots[-1][1]

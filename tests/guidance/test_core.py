@@ -89,7 +89,9 @@ def test_all_predictions_of_a_step_go_in_one_call():
 def test_rescale_gives_the_estimate_the_spread_of_the_text_estimate():
     rng = torch.Generator().manual_seed(0)
     z = torch.randn(8, 3, 4, 4, generator=rng, dtype=torch.float64)
-    noisy = noisy_state(z, torch.full((8,), 500), torch.randn(z.shape, generator=rng, dtype=torch.float64), gaussian_prior().alphas_cumprod, 4)
+    noisy = noisy_state(
+        z, torch.full((8,), 500), torch.randn(z.shape, generator=rng, dtype=torch.float64), gaussian_prior().alphas_cumprod, 4
+    )
     text, guided = (torch.randn(z.shape, generator=rng, dtype=torch.float64) * s for s in (1.0, 3.0))
     full = noisy.estimate(noisy.rescaled(guided, text, 1.0))
     for group in (slice(0, 4), slice(4, 8)):

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 class IM3D(GuidanceSettings):
     """Settings of the rounds; `t_max` is the noise level of a round, `t_min` the level at which denoising ends."""
 
-    t_max: Any = setting([0, 0.7, 0.25, 600], "noise level of a round after the first, share of the schedule", low=0.0, high=1.0, scheduled=True)
+    t_max: Any = setting(
+        [0, 0.7, 0.25, 600], "noise level of a round after the first, share of the schedule", low=0.0, high=1.0, scheduled=True
+    )
     t_min: Any = setting(0.02, "noise level of the last denoising step, share of the schedule", low=0.0, high=1.0, scheduled=True)
-    rescale: Any = setting(0.5, "share of the CFG standard-deviation rescale (arXiv 2305.08891, MVDream)", low=0.0, high=1.0, scheduled=True)
+    rescale: Any = setting(
+        0.5, "share of the CFG standard-deviation rescale (arXiv 2305.08891, MVDream)", low=0.0, high=1.0, scheduled=True
+    )
     first_fit: int = setting(120, "fitting steps after round 0", unit="steps", low=1)
     fit: int = setting(40, "fitting steps after a later round", unit="steps", low=1)
     first_denoise: int = setting(20, "denoising steps of round 0", low=1, high=1000)

@@ -23,7 +23,9 @@ class SDS(Rule):
     With `weight: sigma_over_alpha` this is the reconstruction form: G = z - z0_hat, the gradient of |z - z0_hat|^2 / 2.
     """
 
-    rescale: Any = setting(0.0, "share of the CFG standard-deviation rescale (arXiv 2305.08891, MVDream)", low=0.0, high=1.0, scheduled=True)
+    rescale: Any = setting(
+        0.0, "share of the CFG standard-deviation rescale (arXiv 2305.08891, MVDream)", low=0.0, high=1.0, scheduled=True
+    )
 
     def residual(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: int) -> Tensor:
         noisy = state["t"]

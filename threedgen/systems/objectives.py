@@ -57,7 +57,8 @@ class ResidualObjective(nn.Module):
 class TargetBank(nn.Module):
     """The newest target images of a run with their cameras, a ring of rounds; part of the checkpoint.
 
-    Buffers: images [K,V,S,S,3], empty [K,V,S,S] (where they show background), c2w [K,V,4,4], fovy [K,V], rounds (how many were added so far).
+    Buffers: images [K,V,S,S,3], empty [K,V,S,S] (where they show background), c2w [K,V,4,4], fovy [K,V], rounds (how many were
+    added so far).
     """
 
     images: Tensor
@@ -83,7 +84,7 @@ class TargetBank(nn.Module):
         self.rounds += 1
 
     def random_rays(self, count: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Origins, directions, target colours [R,3] of random pixels of the bank, and whether they are background [R]; keyed on the step."""
+        """Origins, directions, target colours [R,3] of random pixels of the bank, whether they are background [R]; keyed on the step."""
         filled, views, size = min(int(self.rounds), len(self.images)), self.images.shape[1], self.images.shape[2]
         pixel = torch.randint(filled * views * size * size, (count,), generator=draws.shared("bank_rays")).to(self.images.device)
         view, row, column = pixel // (size * size), pixel // size % size, pixel % size

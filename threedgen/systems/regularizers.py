@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,7 +50,12 @@ def samples_of(render: Render) -> Samples:
     return render.samples
 
 
-PENALTIES: dict[str, Callable[[Render], Tensor]] = {"sparsity": sparsity, "opaque": opaque, "distortion": distortion, "orientation": orientation}
+PENALTIES: dict[str, Callable[[Render], Tensor]] = {
+    "sparsity": sparsity,
+    "opaque": opaque,
+    "distortion": distortion,
+    "orientation": orientation,
+}
 
 
 def needs_normals(settings: RegularizerSettings, step: int) -> bool:
