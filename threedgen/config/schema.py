@@ -184,7 +184,13 @@ class RunSettings:
     device: str = setting(
         "auto", "where to compute: auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"), affects_result=False
     )
-    threads: int = setting(0, "CPU threads; 0 takes all cores", low=0, high=1024, affects_result=False)
+    threads: int = setting(
+        0,
+        "CPU threads; 0 takes all cores; only the same number of threads gives the same bytes again",
+        low=0,
+        high=1024,
+        affects_result=False,
+    )
     preview_every: int = setting(100, "steps between preview images; 0 writes none", unit="steps", low=0, affects_result=False)
     checkpoint_every: int = setting(200, "steps between checkpoints; 0 keeps only the last", unit="steps", low=0, affects_result=False)
     stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages, run in order"})

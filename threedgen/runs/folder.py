@@ -57,6 +57,12 @@ class RunFolder:
         self.prompts, self.logs, self.previews = path / "prompts", path / "logs", path / "previews"
         self.checkpoints, self.export = path / "checkpoints", path / "export"
 
+    def write_status(self, state: str, **facts: Any) -> None:
+        """Put a state into status.json; facts of earlier states that are not given again stay."""
+        file = self.path / "status.json"
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        write_json(file, before | {"state": state} | facts)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Own the folder; UserError if it cannot be written or another live process owns it."""
