@@ -70,7 +70,6 @@ def execute(settings: RunSettings, config_name: str, command: str = "", sources:
 
 def _record(settings: RunSettings, folder: RunFolder, command: str, sources: dict[str, str]) -> None:
     """What is needed to understand and to repeat the run."""
-    (folder.path / "status.json").unlink(missing_ok=True)
     (folder.path / "error.log").unlink(missing_ok=True)
     folder.write_status("starting")
     write_text(folder.path / "config.yaml", to_yaml(settings))
