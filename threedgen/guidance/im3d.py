@@ -34,6 +34,7 @@ class IM3D(GuidanceSettings):
     first_denoise: int = setting(20, "denoising steps of round 0", low=1, high=1000)
     denoise: int = setting(6, "denoising steps of a later round", low=1, high=1000)
     bank: int = setting(6, "newest rounds that are kept as targets", unit="rounds", low=1, high=1000)
+    empty: float = setting(0.5, "weight of the penalty on matter where a target shows plain background", low=0.0)
     rays: int = setting(3072, "random rays of the bank that a fitting step renders", unit="rays", low=16)
 
     def asks(self, step: int) -> bool:

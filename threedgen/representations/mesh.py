@@ -17,7 +17,7 @@ __all__ = ["load_mesh", "render_mesh", "sample_texture", "vertex_normals"]
 
 Shading = Literal["albedo", "lambert", "normal"]
 PLAIN = 0.8  # grey of a mesh without colours
-AMBIENT = 0.4  # share of the light that comes from everywhere; the rest comes from the camera
+AMBIENT = 0.7  # share of the light that comes from everywhere; the rest comes from the camera
 
 
 @torch.no_grad()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +17,8 @@ from threedgen.guidance.core import Teacher, distill
 from threedgen.guidance.im3d import IM3D
 from threedgen.guidance.rule import Rule
 from threedgen.representations.base import Render
+
+BACKGROUND_TOLERANCE = 0.08
 
 
 class RayField(Protocol):
@@ -53,10 +57,11 @@ class ResidualObjective(nn.Module):
 class TargetBank(nn.Module):
     """The newest target images of a run with their cameras, a ring of rounds; part of the checkpoint.
 
-    Buffers: images [K,V,S,S,3], c2w [K,V,4,4], fovy [K,V], rounds (how many were added so far).
+    Buffers: images [K,V,S,S,3], empty [K,V,S,S] (where they show background), c2w [K,V,4,4], fovy [K,V], rounds (how many were added so far).
     """
 
     images: Tensor
+    empty: Tensor
     c2w: Tensor
     fovy: Tensor
     rounds: Tensor
@@ -64,6 +69,7 @@ class TargetBank(nn.Module):
     def __init__(self, capacity: int, views: int, size: int) -> None:
         super().__init__()
         self.register_buffer("images", torch.zeros(capacity, views, size, size, 3))
+        self.register_buffer("empty", torch.zeros(capacity, views, size, size, dtype=torch.bool))
         self.register_buffer("c2w", torch.zeros(capacity, views, 4, 4))
         self.register_buffer("fovy", torch.zeros(capacity, views))
         self.register_buffer("rounds", torch.zeros((), dtype=torch.long))
@@ -72,17 +78,34 @@ class TargetBank(nn.Module):
         """Put the images [V,3,S,S] of a round in place of the oldest."""
         slot = int(self.rounds) % len(self.images)
         self.images[slot] = images.permute(0, 2, 3, 1)
+        self.empty[slot] = background_mask(self.images[slot])
         self.c2w[slot], self.fovy[slot] = cameras.c2w, cameras.fovy
         self.rounds += 1
 
-    def random_rays(self, count: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """Origins, directions and target colours [R,3] of random pixels of the bank, keyed on the step."""
+    def random_rays(self, count: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Origins, directions, target colours [R,3] of random pixels of the bank, and whether they are background [R]; keyed on the step."""
         filled, views, size = min(int(self.rounds), len(self.images)), self.images.shape[1], self.images.shape[2]
         pixel = torch.randint(filled * views * size * size, (count,), generator=draws.shared("bank_rays")).to(self.images.device)
         view, row, column = pixel // (size * size), pixel // size % size, pixel % size
         cameras = Cameras(self.c2w.flatten(0, 1), self.fovy.flatten(0, 1), size, size)
         origins, directions = cameras.rays_through(view, row, column)
-        return origins, directions, self.images.flatten(0, 1)[view, row, column]
+        at = (view, row, column)
+        return origins, directions, self.images.flatten(0, 1)[at], self.empty.flatten(0, 1)[at]
+
+
+def background_mask(images: Tensor) -> Tensor:
+    """[V,H,W] where images [V,H,W,3] show plain background: what resembles the image's edge and reaches it without a break.
+
+    So a white object on white keeps its inside. Resembling is a largest channel difference of at most 0.08 to the edge's median.
+    """
+    edge = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], 1).median(1).values
+    alike = ((images - edge[:, None, None]).abs().amax(-1) <= BACKGROUND_TOLERANCE).cpu().numpy()
+    masks = []
+    for image in alike:
+        labels, _ = ndimage.label(image)
+        outer = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+        masks.append(np.isin(labels, outer[outer > 0]))
+    return torch.from_numpy(np.stack(masks)).to(images.device)
 
 
 class ReconstructionObjective(nn.Module):
@@ -102,10 +125,11 @@ class ReconstructionObjective(nn.Module):
     def forward(self, representation: RayField, draws: Draws, normals: bool) -> Lesson:
         if self.guidance.asks(draws.step):
             self.ask(representation, draws)
-        origins, directions, target = self.bank.random_rays(self.guidance.rays, draws)
+        origins, directions, target, empty = self.bank.random_rays(self.guidance.rays, draws)
         jitter = torch.rand(len(origins), generator=draws.shared("ray_jitter")).to(origins)
         render = representation.render_rays(origins, directions, jitter, normals=normals)
         loss = F.l1_loss(render.rgb, target) + F.mse_loss(render.rgb, target)
+        loss = loss + self.guidance.empty * (render.alpha[:, 0] * empty).mean()
         return Lesson(loss, render, {"round": float(self.bank.rounds)})
 
 
