@@ -40,7 +40,8 @@ def runs(monkeypatch, tmp_path):
     room.calls = []
     room.does = lambda folder: None
 
-    def execute(settings, config_name, command):
+    def execute(settings, config_name, command, sources):
+        assert sources["prompt"] == "command line"
         folder = run_folder(settings, config_name)
         room.calls.append((settings, config_name, command))
         folder.mkdir(parents=True)

@@ -86,7 +86,8 @@ def _run(arguments: Arguments, words: Sequence[str], folder: list[Path]) -> None
     folder.append(run_folder(loaded.settings, loaded.name))
     from threedgen.runs.run import execute
 
-    result = execute(loaded.settings, loaded.name, shlex.join(["threedgen", *words]))
+    sources = {key: str(source) for key, source in loaded.sources.items()}
+    result = execute(loaded.settings, loaded.name, shlex.join(["threedgen", *words]), sources)
     print(f"Done in {_duration(result.seconds)}.")
     for kind, path in result.files.items():  # no table: a path must not be wrapped
         print(f"  {TITLES.get(kind, kind.upper()).ljust(9)}  {path}")

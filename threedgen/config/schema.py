@@ -159,7 +159,7 @@ class ExportSettings:
 
     formats: list[str] = setting(["glb"], "files to write", choices=("glb", "obj", "ply"))
     resolution: int = setting(128, "cells of the marching-cubes grid along an axis", unit="cells", low=16, high=1024)
-    threshold: Any = setting("auto", "density of the surface, or auto", low=0.0, choices=("auto",))
+    threshold: Any = setting("auto", "density of the surface, or auto", low=1e-6, choices=("auto",))
     faces: int = setting(10_000, "triangles after simplification", low=100, high=10_000_000)
     texture: int = setting(1024, "side of the texture, a power of two", unit="pixels", low=64, high=8192)
     size_m: float = setting(1.0, "length of the longest side of the exported object", unit="metres", low=1e-4, high=1e4)
@@ -184,7 +184,13 @@ class RunSettings:
     device: str = setting(
         "auto", "where to compute: auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"), affects_result=False
     )
-    threads: int = setting(0, "CPU threads; 0 takes all cores", low=0, high=1024, affects_result=False)
+    threads: int = setting(
+        0,
+        "CPU threads; 0 takes all cores; only the same number of threads gives the same bytes again",
+        low=0,
+        high=1024,
+        affects_result=False,
+    )
     preview_every: int = setting(100, "steps between preview images; 0 writes none", unit="steps", low=0, affects_result=False)
     checkpoint_every: int = setting(200, "steps between checkpoints; 0 keeps only the last", unit="steps", low=0, affects_result=False)
     stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages, run in order"})

@@ -90,7 +90,7 @@ def extract_mesh(density: Callable[[Tensor], Tensor], occupied: Tensor, radius: 
             "train for more steps, or set export.threshold lower"
         )
     kept = without_floaters(inside)
-    solid[~ndimage.binary_dilation(kept)] = 0
+    solid[ndimage.binary_dilation(inside & ~kept) & ~kept] = 0
     # Cavities nobody can see are filled, so that no triangle and no texel is spent on their walls.
     solid[ndimage.binary_fill_holes(kept) & ~kept] = 1
     # A shell of zeros closes surfaces that touch the cube's faces.

@@ -143,7 +143,8 @@ class HashGridField(nn.Module):
 
     @torch.no_grad()
     def refresh_occupancy(self, jitter: Tensor) -> None:
-        self.occupancy.update(lambda x: self._chunked_density(x * self.settings.radius), self.step_length, jitter)
+        radius = self.settings.radius
+        self.occupancy.update(lambda x: self._chunked_density(x * radius) * radius, jitter)
 
     def _chunked_density(self, points: Tensor) -> Tensor:
         return torch.cat([self.density(p) for p in points.split(CHUNK_POINTS)])

@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
+import datetime
+import shutil
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
-from safetensors.torch import save_file
+from pytorch_lightning.callbacks import Callback
+from safetensors.torch import save
 
-from threedgen.runs.folder import RunFolder, replacing, write_json
+from threedgen.runs.folder import RunFolder, replacing
 from threedgen.systems.distillation import Distillation
 
 PREVIEW_VIEWS = 4
+REDRAW_SECONDS = 0.2
+PLAIN_LINES = 10
 
 
-class Progress(TQDMProgressBar):
-    """One bar a stage: step, rate, time left, loss."""
+class Progress(Callback):
+    """Step, rate, time left and loss terms of a stage: one redrawn line on a terminal, else a plain line every tenth of the steps."""
 
-    def __init__(self, stage: str) -> None:
-        super().__init__(refresh_rate=5)
-        self.stage = stage
+    def __init__(self, stage: str, stream: TextIO | None = None) -> None:
+        self.stage, self.stream = stage, sys.stderr if stream is None else stream
+        self.redrawn = self.stream.isatty()
+        self.started, self.drawn, self.width = time.monotonic(), 0.0, 0
 
-    def init_train_tqdm(self) -> Any:
-        bar = super().init_train_tqdm()
-        bar.set_description(self.stage)
-        return bar
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.monotonic()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description(self.stage)
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        done, total = trainer.global_step, trainer.max_steps
+        if self.redrawn and (done == total or time.monotonic() - self.drawn >= REDRAW_SECONDS):
+            self.redraw(self.line(trainer))
+        elif not self.redrawn and done * PLAIN_LINES // total > (done - 1) * PLAIN_LINES // total:
+            print(self.line(trainer), file=self.stream, flush=True)
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        terms = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("loss")}
-        return {k: f"{float(v):.3g}" for k, v in terms.items()}
+    def line(self, trainer: pl.Trainer) -> str:
+        """What is shown after a step."""
+        done, total = trainer.global_step, trainer.max_steps
+        rate = done / max(time.monotonic() - self.started, 1e-9)
+        left = datetime.timedelta(seconds=round((total - done) / rate))
+        terms = {name.removeprefix("loss/"): float(v) for name, v in trainer.callback_metrics.items() if name.startswith("loss")}
+        losses = "  ".join(f"{name} {value:.3g}" for name, value in terms.items())
+        return f"{self.stage}: step {done}/{total}  {done / total:4.0%}  {rate:.1f} steps/s  {left} left  {losses}"
+
+    def redraw(self, line: str) -> None:
+        """Put the line in place of the one before."""
+        line = line[: shutil.get_terminal_size().columns - 1]
+        self.stream.write("\r" + line.ljust(self.width))
+        self.stream.flush()
+        self.width, self.drawn = len(line), time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.finish()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Leave the last line standing."""
+        if self.width:
+            self.stream.write("\n")
+            self.width = 0
 
 
 class Status(Callback):
@@ -55,14 +86,17 @@ class Status(Callback):
         if time.monotonic() - self.written >= self.every:
             self.write(trainer)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.write(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.write(trainer)
+
     def write(self, trainer: pl.Trainer) -> None:
         done, total = trainer.global_step, trainer.max_steps
         gone = time.monotonic() - self.started
-        left = gone / done * (total - done) if done else None
-        write_json(
-            self.folder.path / "status.json",
-            {"state": "running", "stage": self.stage, "step": done, "steps": total, "seconds": round(gone, 1), "seconds_left": left},
-        )
+        left = round(gone / done * (total - done), 1) if done else None
+        self.folder.write_status("running", stage=self.stage, step=done, steps=total, seconds=round(gone, 1), seconds_left=left)
         self.written = time.monotonic()
 
 
@@ -108,4 +142,4 @@ def write_checkpoint(system: pl.LightningModule, step: int, path: Path) -> None:
     """State of representation and target bank in one safetensors file, the step in its metadata."""
     state = {name: value.detach().cpu().contiguous() for name, value in system.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, metadata={"format": "threedgen-stage-1", "step": str(step)})
+        temporary.write_bytes(save(state, metadata={"format": "threedgen-stage-1", "step": str(step)}))

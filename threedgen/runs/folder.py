@@ -45,8 +45,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file in one atomic step."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write a JSON file in one atomic step; ValueError for NaN and infinity, which JSON does not have."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 class RunFolder:
@@ -56,6 +56,12 @@ class RunFolder:
         self.path = path
         self.prompts, self.logs, self.previews = path / "prompts", path / "logs", path / "previews"
         self.checkpoints, self.export = path / "checkpoints", path / "export"
+        self.status: dict[str, Any] = {}
+
+    def write_status(self, state: str, **facts: Any) -> None:
+        """Write status.json; facts of this run's earlier states that are not given again stay."""
+        self.status |= {"state": state} | facts
+        write_json(self.path / "status.json", self.status)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

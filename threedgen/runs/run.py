@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import signal
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +19,11 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from threedgen.config.naming import run_folder
 from threedgen.config.schema import RunSettings
 from threedgen.config.serialize import to_yaml
+from threedgen.errors import UserError
 from threedgen.export.asset import export_asset
+from threedgen.representations.hashgrid import HashGridField
 from threedgen.runs.build import build_representation, build_teacher, pick_device
 from threedgen.runs.callbacks import Checkpoints, Previews, Progress, Status
-from threedgen.representations.hashgrid import HashGridField
 from threedgen.runs.folder import RunFolder, environment, write_json, write_text
 from threedgen.systems.distillation import Distillation
 
@@ -32,7 +38,7 @@ class RunResult:
 
 
 def execute(settings: RunSettings, config_name: str, command: str = "", sources: dict[str, str] | None = None) -> RunResult:
-    """Make the asset of a checked config: all stages, then the export.
+    """Make the asset of a checked config: its stage, then the export.
 
     Args:
         settings: checked and complete.
@@ -45,6 +51,8 @@ def execute(settings: RunSettings, config_name: str, command: str = "", sources:
         KeyboardInterrupt: after the state was saved; status.json says "interrupted".
     """
     started = time.monotonic()
+    if len(settings.stages) > 1:
+        raise UserError(f"the config has the stages {', '.join(settings.stages)}: a run has one stage in this version")
     folder = RunFolder(run_folder(settings, config_name))
     with folder.locked():
         try:
@@ -52,17 +60,18 @@ def execute(settings: RunSettings, config_name: str, command: str = "", sources:
             files = _work(settings, folder)
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            write_json(folder.path / "status.json", {"state": state, "reason": str(error) or type(error).__name__})
+            folder.write_status(state, reason=str(error) or type(error).__name__)
             raise
         seconds = time.monotonic() - started
         names = {kind: str(path.relative_to(folder.path)) for kind, path in files.items()}
-        write_json(folder.path / "status.json", {"state": "finished", "seconds": round(seconds, 1), "files": names})
+        folder.write_status("finished", seconds=round(seconds, 1), files=names)
     return RunResult(folder.path, files, seconds)
 
 
 def _record(settings: RunSettings, folder: RunFolder, command: str, sources: dict[str, str]) -> None:
     """What is needed to understand and to repeat the run."""
-    write_json(folder.path / "status.json", {"state": "starting"})
+    (folder.path / "error.log").unlink(missing_ok=True)
+    folder.write_status("starting")
     write_text(folder.path / "config.yaml", to_yaml(settings))
     write_json(folder.path / "sources.json", sources)
     write_text(folder.path / "command.txt", command + "\n")
@@ -83,8 +92,22 @@ def _work(settings: RunSettings, folder: RunFolder) -> dict[str, Path]:
 def fit(system: Distillation, name: str, settings: RunSettings, folder: RunFolder, device: str) -> None:
     """Run the steps of a stage under the Lightning Trainer."""
     steps = system.settings.steps
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    trainer = pl.Trainer(
+    shutil.rmtree(folder.logs / name, ignore_errors=True)
+    with quiet_lightning():
+        trainer = _trainer(steps, name, settings, folder, device)
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(system, train_dataloaders=range(steps))
+        except SystemExit as stop:
+            # Lightning's answer to Ctrl-C: it lets the callbacks save, ignores further signals and exits.
+            if not trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from stop
+
+
+def _trainer(steps: int, name: str, settings: RunSettings, folder: RunFolder, device: str) -> pl.Trainer:
+    return pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
         max_steps=steps,
@@ -98,11 +121,25 @@ def fit(system: Distillation, name: str, settings: RunSettings, folder: RunFolde
         log_every_n_steps=10,
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(system, train_dataloaders=range(steps))
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning says nothing below an error: no banners, no tips, no advice on workers, no words on its own use of torch."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _export(settings: RunSettings, folder: RunFolder, representation: HashGridField) -> dict[str, Path]:

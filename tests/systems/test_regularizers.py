@@ -1,0 +1,141 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from threedgen.config.schema import RegularizerSettings
+from threedgen.representations.base import Render, Samples
+from threedgen.systems.regularizers import PENALTIES, distortion, needs_normals, opaque, orientation, penalties, sparsity
+
+COUNTS = [5, 0, 1, 3]
+
+
+def volume(seed: int = 0, normals: bool = True) -> Render:
+    """A float64 rendering of four rays with 5, 0, 1 and 3 samples, all entries random."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=rng, dtype=torch.float64)
+
+    count = sum(COUNTS)
+    offsets = torch.tensor([0, *COUNTS]).cumsum(0)
+    t = torch.cat([rand(n).sort().values + 1 for n in COUNTS])
+    directions, normal = (torch.nn.functional.normalize(rand(n, 3) - 0.5, dim=-1) for n in (len(COUNTS), count))
+    samples = Samples(offsets, t, rand(count, 3), rand(count) / 5, directions, normal if normals else None)
+    alpha = rand(len(COUNTS), 1)
+    return Render(rand(len(COUNTS), 3), alpha, rand(len(COUNTS), 1), samples=samples)
+
+
+def image(alpha: list[float]) -> Render:
+    a = torch.tensor(alpha, dtype=torch.float64)
+    return Render(torch.zeros(len(alpha), 3), a[:, None], torch.zeros(len(alpha), 1))
+
+
+def test_sparsity_by_hand():
+    expected = (math.sqrt(0.01) + math.sqrt(0.26) + math.sqrt(1.01)) / 3
+    assert float(sparsity(image([0.0, 0.5, 1.0]))) == pytest.approx(expected)
+
+
+def test_opaque_is_the_entropy_of_a_coin_and_its_slope():
+    for a in (0.2, 0.5, 0.9):
+        alpha = torch.tensor([[a]], dtype=torch.float64, requires_grad=True)
+        value = opaque(Render(torch.zeros(1, 3), alpha, alpha))
+        assert float(value) == pytest.approx(-a * math.log(a) - (1 - a) * math.log(1 - a))
+        (slope,) = torch.autograd.grad(value, alpha)
+        assert float(slope) == pytest.approx(math.log((1 - a) / a), abs=1e-9)
+
+
+def test_opaque_stays_finite_at_full_and_no_coverage():
+    alpha = torch.tensor([[0.0], [1.0]], requires_grad=True)
+    value = opaque(Render(torch.zeros(2, 3), alpha, alpha))
+    value.backward()
+    assert 0 < float(value) < 0.01
+    assert alpha.grad is not None
+    assert torch.isfinite(alpha.grad).all()
+
+
+def pairs_of(render: Render) -> float:
+    """Sum over ordered pairs of samples of each ray, mean over rays, in plain loops."""
+    s = render.samples
+    total = 0.0
+    for start, end in zip(s.offsets[:-1].tolist(), s.offsets[1:].tolist(), strict=True):
+        total += sum(float(s.weights[i] * s.weights[j] * (s.t[i] - s.t[j]).abs()) for i in range(start, end) for j in range(start, end))
+    return total / (len(s.offsets) - 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_distortion_is_the_sum_over_pairs_of_a_ray(seed):
+    render = volume(seed)
+    assert float(distortion(render)) == pytest.approx(pairs_of(render), rel=1e-12)
+
+
+def test_distortion_in_float32_loses_nothing_over_many_rays():
+    rays, count = 3000, 60
+    rng = torch.Generator().manual_seed(0)
+    weights = torch.rand(rays, count, generator=rng) / count
+    t = 2 + torch.rand(rays, count, generator=rng).sort(-1).values
+    samples = Samples(torch.arange(rays + 1) * count, t.flatten(), torch.zeros(rays * count, 3), weights.flatten(), torch.zeros(rays, 3))
+    w, x = weights.double(), t.double()
+    expected = (w[:, :, None] * w[:, None] * (x[:, :, None] - x[:, None]).abs()).sum() / rays
+    assert float(distortion(Render(w, w, w, samples=samples))) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_one_sample_on_a_ray_has_no_distortion():
+    samples = Samples(torch.tensor([0, 1]), torch.ones(1), torch.zeros(1, 3), torch.ones(1), torch.zeros(1, 3))
+    assert float(distortion(Render(torch.zeros(1, 3), torch.ones(1, 1), torch.ones(1, 1), samples=samples))) == 0
+
+
+def test_orientation_counts_normals_that_face_away():
+    render = volume()
+    s = render.samples
+    ray = [0] * 5 + [2] + [3] * 3
+    expected = sum(float(s.weights[i]) * max(0.0, float(s.normals[i] @ s.directions[ray[i]])) ** 2 for i in range(9)) / 4
+    assert expected > 0
+    assert float(orientation(render)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("penalty", [distortion, orientation])
+def test_gradients_of_sample_penalties(penalty):
+    render = volume()
+    s = render.samples
+
+    def of(value: Tensor) -> Tensor:
+        changed = {"weights": value} if penalty is distortion else {"normals": value}
+        return penalty(Render(render.rgb, render.alpha, render.depth, samples=Samples(**(vars(s) | changed))))
+
+    start = (s.weights if penalty is distortion else s.normals).clone().requires_grad_()
+    assert torch.autograd.gradcheck(of, (start,))
+
+
+def test_orientation_does_not_reward_transparency():
+    render = volume()
+    render.samples.weights.requires_grad_()
+    render.samples.normals.requires_grad_()
+    orientation(render).backward()
+    assert render.samples.weights.grad is None
+
+
+def test_penalties_that_cannot_be_computed_say_so():
+    with pytest.raises(ValueError, match="needs a rendering with normals"):
+        orientation(volume(normals=False))
+    with pytest.raises(ValueError, match="samples of a volume rendering"):
+        distortion(image([0.5]))
+
+
+def test_only_penalties_that_are_on_are_computed_with_their_weight_of_the_step():
+    settings = RegularizerSettings(sparsity=2.0, opaque=[10, 0.0, 4.0, 20])
+    render = volume(normals=False)
+    assert set(penalties(settings, render, 10)) == {"sparsity"}
+    found = penalties(settings, render, 15)
+    assert set(found) == {"sparsity", "opaque"}
+    assert torch.equal(found["sparsity"], 2 * sparsity(render))
+    assert torch.equal(found["opaque"], 2 * opaque(render))
+
+
+def test_every_setting_has_a_penalty():
+    assert set(PENALTIES) == set(vars(RegularizerSettings()))
+
+
+def test_normals_are_rendered_only_while_orientation_is_on():
+    assert [needs_normals(RegularizerSettings(orientation=[5, 0.0, 1.0, 10]), s) for s in (0, 5, 6)] == [False, False, True]
