@@ -87,6 +87,18 @@ def test_cavities_are_filled():
     assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.6**3, rel=0.03)
 
 
+def test_a_hollow_wall_with_a_crack_is_filled_and_a_bowl_stays_open():
+    outer = ball((0, 0, 0), 0.6)
+
+    def shell(x: Tensor) -> Tensor:
+        return outer(x) * (x.norm(dim=-1) > 0.4)
+
+    cracked = extracted(lambda x: shell(x) * ((x[:, :2].norm(dim=-1) > 0.8 * CELL) | (x[:, 2] < 0)))
+    assert cracked.volume == pytest.approx(4 / 3 * math.pi * 0.6**3, rel=0.05)
+    bowl = extracted(lambda x: shell(x) * (x[:, 2] < 0))
+    assert bowl.volume == pytest.approx(2 / 3 * math.pi * (0.6**3 - 0.4**3), rel=0.1)
+
+
 def test_a_scene_that_fills_the_cube_is_closed_at_its_sphere():
     mesh = extracted(lambda x: torch.full((len(x),), SOLID))
     assert mesh.is_watertight

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from threedgen.errors import UserError
 from threedgen.representations.base import Mesh, Render
+from threedgen.representations.visibility import without_hidden_space
 
 FLOATER_SHARE = 0.05
 VISIBLE = 0.7
@@ -91,8 +92,8 @@ def extract_mesh(density: Callable[[Tensor], Tensor], occupied: Tensor, radius: 
         )
     kept = without_floaters(inside)
     solid[ndimage.binary_dilation(inside & ~kept) & ~kept] = 0
-    # Cavities nobody can see are filled, so that no triangle and no texel is spent on their walls.
-    solid[ndimage.binary_fill_holes(kept) & ~kept] = 1
+    # Fields are hollow, and their walls have cracks. What nobody can see is filled, so that no triangle and no texel is spent on it.
+    solid[without_hidden_space(kept, max(1, resolution // 64)) & ~kept] = 1
     # A shell of zeros closes surfaces that touch the cube's faces.
     solid = ndimage.gaussian_filter(np.pad(solid, 1), SMOOTHING).astype(np.float32)
     spacing = 2 * radius / (resolution - 1)
