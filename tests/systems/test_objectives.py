@@ -9,7 +9,7 @@ from threedgen.guidance.core import Teacher
 from threedgen.guidance.im3d import IM3D
 from threedgen.guidance.sds import SDS
 from threedgen.representations.hashgrid import HashGridField
-from threedgen.systems.objectives import ReconstructionObjective, ResidualObjective, TargetBank, objective_of
+from threedgen.systems.objectives import ReconstructionObjective, ResidualObjective, TargetBank, background_mask, objective_of
 
 SIZE = 6
 SMALL = HashGridSettings(levels=3, log2_table=8, base_resolution=4, max_resolution=8, hidden=8, occupancy_resolution=8, samples=24)
@@ -45,7 +45,7 @@ def test_rays_of_the_bank_meet_the_pixels_they_are_compared_with():
     bank, cameras = TargetBank(4, 2, SIZE), cameras_of(2)
     images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     bank.add(images, cameras)
-    origins, directions, target = bank.random_rays(200, draws_of(0))
+    origins, directions, target, _ = bank.random_rays(200, draws_of(0))
     all_origins, all_directions = (v.reshape(-1, 3) for v in cameras.rays())
     colours = images.permute(0, 2, 3, 1).reshape(-1, 3)
     gap = (all_directions[None] - directions[:, None]).norm(dim=-1) + (all_origins[None] - origins[:, None]).norm(dim=-1)
@@ -62,6 +62,37 @@ def test_rays_come_from_every_filled_slot_and_from_no_other():
     assert 0.4 < float((colours == 1).float().mean()) < 0.6
     assert torch.equal(colours, bank.random_rays(500, draws_of(1))[2])
     assert not torch.equal(colours, bank.random_rays(500, draws_of(2))[2])
+
+
+def test_background_is_what_resembles_the_edge_and_reaches_it():
+    images = torch.full((1, 9, 9, 3), 0.9)
+    images[0, 2:7, 2:7] = 0.2
+    images[0, 4, 4] = 0.9
+    images[0, 0, 3] = 0.85
+    mask = background_mask(images)
+    expected = torch.ones(9, 9, dtype=torch.bool)
+    expected[2:7, 2:7] = False
+    assert torch.equal(mask[0], expected)
+
+
+def test_rays_of_background_pixels_are_told():
+    bank = TargetBank(1, 2, SIZE)
+    images = torch.ones(2, 3, SIZE, SIZE)
+    images[:, :, 2:4, 2:4] = 0.0
+    bank.add(images, cameras_of(2))
+    _, _, target, empty = bank.random_rays(300, draws_of(0))
+    assert torch.equal(empty, target[:, 0] == 1)
+
+
+def test_matter_on_background_rays_is_penalised_on_top_of_the_fit():
+    losses = []
+    for weight in (0.0, 2.0):
+        field, objective, _ = parts(IM3D(rays=64, empty=weight))
+        lesson = objective(field, draws_of(0), False)
+        empty = objective.bank.random_rays(64, draws_of(0))[3]
+        losses.append((float(lesson.loss.detach()), float((lesson.render.alpha[:, 0] * empty).mean().detach())))
+    assert losses[1][1] > 0
+    assert losses[1][0] - losses[0][0] == pytest.approx(2 * losses[1][1], rel=1e-4)
 
 
 def test_the_bank_survives_a_state_round_trip():
@@ -117,7 +148,7 @@ def test_the_same_step_twice_gives_the_same_bits(guidance):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("guidance", [SDS(cfg=1.0, weight="sigma_over_alpha"), IM3D(cfg=1.0, rescale=0.0, rays=128)], ids=["sds", "im3d"])
+@pytest.mark.parametrize("guidance", [SDS(cfg=1.0, weight="sigma_over_alpha"), IM3D(cfg=1.0, rescale=0.0, rays=128, empty=0.0)], ids=["sds", "im3d"])
 def test_a_few_steps_turn_the_field_to_the_prompted_colour(guidance):
     field, objective, _ = parts(guidance, "red")
     optimizer = torch.optim.Adam(field.parameters(), lr=0.02)

@@ -41,7 +41,7 @@ def test_opaque_is_the_entropy_of_a_coin_and_its_slope():
     for a in (0.2, 0.5, 0.9):
         alpha = torch.tensor([[a]], dtype=torch.float64, requires_grad=True)
         value = opaque(Render(torch.zeros(1, 3), alpha, alpha))
-        assert float(value) == pytest.approx(-a * math.log(a) - (1 - a) * math.log(1 - a))
+        assert value.item() == pytest.approx(-a * math.log(a) - (1 - a) * math.log(1 - a))
         (slope,) = torch.autograd.grad(value, alpha)
         assert float(slope) == pytest.approx(math.log((1 - a) / a), abs=1e-9)
 
