@@ -6,7 +6,7 @@
 Environment:
     THREEDGEN_NO_EXT=1       build nothing: the operators run as pure torch
     THREEDGEN_REQUIRE_EXT=1  a build that fails is an error (default: install without the library; threedgen.ops says so at first use)
-    FORCE_CUDA=1             a missing CUDA toolkit is an error (default: CUDA sources are compiled where torch has CUDA and finds a toolkit)
+    FORCE_CUDA=1             a missing CUDA toolkit is an error (default: CUDA sources are compiled where torch has CUDA and a toolkit)
     TORCH_CUDA_ARCH_LIST     such as "8.0;9.0+PTX" (default: the GPUs present, else 8.0 and 9.0 with PTX)
     CXX, MAX_JOBS            the C++ compiler; compilers at a time
 

@@ -49,7 +49,7 @@ HOST_DEVICE void march_clip(const MarchRay<T>& ray, T margin, T& begin, T& end) 
   const T half = T(1) + margin;
   const T* o = ray.origin;
   const T reach = sqrt(o[0] * o[0] + o[1] * o[1] + o[2] * o[2]) + T(1.7321) + margin;
-  end = ray.far < reach ? ray.far : reach;
+  end = ray.far > reach ? reach : ray.far;  // in this order NaN stays
   for (int axis = 0; axis < 3; ++axis) {
     const T d = ray.direction[axis];
     if (d == T(0)) {
