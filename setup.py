@@ -6,7 +6,7 @@
 Environment:
     THREEDGEN_NO_EXT=1       build nothing: the operators run as pure torch
     THREEDGEN_REQUIRE_EXT=1  a build that fails is an error (default: install without the library; threedgen.ops says so at first use)
-    FORCE_CUDA=1             compile the CUDA sources although torch reports no CUDA (default: where torch and a toolkit have it)
+    FORCE_CUDA=1             a missing CUDA toolkit is an error (default: CUDA sources are compiled where torch has CUDA and a toolkit)
     TORCH_CUDA_ARCH_LIST     such as "8.0;9.0+PTX" (default: the GPUs present, else 8.0 and 9.0 with PTX)
     CXX, MAX_JOBS            the C++ compiler; compilers at a time
 
@@ -69,9 +69,11 @@ class Toolchain:
             raise CompileError("no C++ compiler found: install g++ or set CXX")
         cuda = (bool(torch.version.cuda) and CUDA_HOME is not None) or flag("FORCE_CUDA")
         if cuda and CUDA_HOME is None:
-            raise CompileError("FORCE_CUDA=1 but no CUDA toolkit found: set CUDA_HOME")
+            raise CompileError("FORCE_CUDA=1, but torch has no CUDA or finds no toolkit: install a CUDA build of torch and set CUDA_HOME")
         device = "cuda" if cuda else "cpu"
-        common = ["-std=c++20", "-O3", f"-I{SOURCES}", *(f"-isystem{path}" for path in include_paths(device))]
+        common = ["-std=c++20", "-O3", f"-I{SOURCES}"]
+        for path in include_paths(device):
+            common += ["-isystem", path]
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         if x86:
             common.append("-DTHREEDGEN_X86_VARIANTS")

@@ -23,14 +23,14 @@ template <typename T>
 HOST_DEVICE T strict_add(T a, T b) { return a + b; }
 #endif
 
-constexpr int64_t march_block = 8;  // cells along an edge of the blocks that are skipped at once
+constexpr uint32_t march_block = 8;  // cells along an edge of the blocks that are skipped at once
 
 // Occupancy of cells [G,G,G] and of blocks of cells [B,B,B], x slowest.
 struct MarchGrid {
   const bool* cells;
   const bool* blocks;
-  int64_t side;
-  int64_t block_side;
+  uint32_t side;
+  uint32_t block_side;
 };
 
 template <typename T>
@@ -39,8 +39,6 @@ struct MarchRay {
   T near, far, jitter, step;
 
   HOST_DEVICE_MEMBER T distance(int64_t k) const { return strict_add(near, strict_multiply(strict_add(T(k), jitter), step)); }
-  // Where the ray is at distance t, counted in samples; for estimates only.
-  HOST_DEVICE_MEMBER T samples_until(T t) const { return (t - near) / step - jitter; }
 };
 
 // The part of the ray inside the cube grown by `margin`; empty (begin >= end, or NaN) where it misses. The bound on the end
@@ -51,7 +49,7 @@ HOST_DEVICE void march_clip(const MarchRay<T>& ray, T margin, T& begin, T& end) 
   const T half = T(1) + margin;
   const T* o = ray.origin;
   const T reach = sqrt(o[0] * o[0] + o[1] * o[1] + o[2] * o[2]) + T(1.7321) + margin;
-  end = ray.far < reach ? ray.far : reach;
+  end = ray.far > reach ? reach : ray.far;  // in this order NaN stays
   for (int axis = 0; axis < 3; ++axis) {
     const T d = ray.direction[axis];
     if (d == T(0)) {
@@ -74,26 +72,27 @@ HOST_DEVICE void march_ray(const MarchRay<T>& ray, const MarchGrid& grid, const 
   if (!(begin < end)) return;
   // Skips stop this far before a border, which is more than the rounding of a position.
   const T margin = T(1e-3) * cell_size + T(2e-6) * (T(1) + end);
-  const T first = ray.samples_until(begin) - T(1);
+  const T first = (begin - ray.near) / ray.step - ray.jitter - T(1);
   if (!(first < T(1 << 30))) return;
+  const T inverse[3] = {T(1) / ray.direction[0], T(1) / ray.direction[1], T(1) / ray.direction[2]}, inverse_step = T(1) / ray.step;
   for (int64_t k = first > T(0) ? int64_t(first) : 0;;) {
     const T t = ray.distance(k);
     if (!(t < end)) return;
-    int64_t cell[3];
+    uint32_t cell[3];
     bool inside = true;
     for (int axis = 0; axis < 3; ++axis) {
       const T p = strict_add(ray.origin[axis], strict_multiply(ray.direction[axis], t));
       const T c = strict_multiply(strict_add(p, T(1)), scale);
       inside = inside && c >= T(0) && c < T(grid.side);
-      cell[axis] = inside ? int64_t(c) : 0;
+      cell[axis] = inside ? uint32_t(int32_t(c)) : 0;
     }
     if (!inside) {
       ++k;
       continue;
     }
-    const int64_t x = cell[0] / march_block, y = cell[1] / march_block, z = cell[2] / march_block;
+    const uint32_t x = cell[0] / march_block, y = cell[1] / march_block, z = cell[2] / march_block;
     if (grid.blocks[(x * grid.block_side + y) * grid.block_side + z]) {
-      if (grid.cells[(cell[0] * grid.side + cell[1]) * grid.side + cell[2]]) keep(t);
+      if (grid.cells[(size_t(cell[0]) * grid.side + cell[1]) * grid.side + cell[2]]) keep(t);
       ++k;
       continue;
     }
@@ -101,12 +100,12 @@ HOST_DEVICE void march_ray(const MarchRay<T>& ray, const MarchGrid& grid, const 
     for (int axis = 0; axis < 3; ++axis) {
       const T d = ray.direction[axis];
       if (d == T(0)) continue;
-      const int64_t border = (cell[axis] / march_block + (d > T(0) ? 1 : 0)) * march_block;
+      const uint32_t border = (cell[axis] / march_block + (d > T(0) ? 1 : 0)) * march_block;
       const T position = T(border) * cell_size - T(1) - (d > T(0) ? margin : -margin);
-      const T until = (position - ray.origin[axis]) / d;
+      const T until = (position - ray.origin[axis]) * inverse[axis];
       leave = until < leave ? until : leave;
     }
-    const int64_t next = int64_t(ray.samples_until(leave));
+    const int64_t next = int64_t((leave - ray.near) * inverse_step - ray.jitter) + 1;  // the first sample behind `leave`
     k = next > k ? next : k + 1;
   }
 }

@@ -16,8 +16,8 @@ inline void march_checks(const at::Tensor& origins, const at::Tensor& directions
   for (const auto* values : {&directions, &near, &far, &jitter})
     TORCH_CHECK_VALUE(values->scalar_type() == origins.scalar_type(), "march_rays: all rays must have one dtype");
   TORCH_CHECK_VALUE(occupancy.scalar_type() == at::kBool && occupancy.dim() == 3 && occupancy.size(0) > 0 && occupancy.size(0) == occupancy.size(1) &&
-                        occupancy.size(0) == occupancy.size(2),
-                    "march_rays: occupancy must be bool [G,G,G], got ", occupancy.sizes());
+                        occupancy.size(0) == occupancy.size(2) && occupancy.size(0) <= 4096,
+                    "march_rays: occupancy must be bool [G,G,G] with G at most 4096, got ", occupancy.sizes());
   TORCH_CHECK_VALUE(step > 0, "march_rays: step must be positive, got ", step);
 }
 

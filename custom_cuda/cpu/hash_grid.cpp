@@ -7,7 +7,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include "common/hash_grid_levels.h"
+#include "common/hash_grid_checks.h"
 #include "cpu/hash_grid_kernels.h"
 #include "cpu/parallel.h"
 
@@ -49,8 +49,7 @@ std::tuple<at::Tensor, at::Tensor> hash_grid_backward(
   const auto levels = hash_grid_levels(x_, table_, resolutions, offsets);
   const at::Tensor grad = grad_.contiguous(), x = x_.contiguous(), table = table_.contiguous();
   const int64_t points = x.size(0), features = table.size(1), stride = features * int64_t(levels.size());
-  TORCH_CHECK_VALUE(grad.dim() == 2 && grad.size(0) == points && grad.size(1) == stride, "hash_grid_backward: grad must be [", points, ",", stride, "], got ", grad.sizes());
-  TORCH_CHECK_VALUE(grad.scalar_type() == x.scalar_type(), "hash_grid_backward: grad is ", grad.scalar_type(), " but x is ", x.scalar_type());
+  hash_grid_backward_checks(grad, x, table, levels.size());
   at::Tensor grad_x = at::zeros({need_x ? points : 0, 3}, x.options());
   at::Tensor grad_table = at::zeros(table.sizes(), table.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "hash_grid_backward", [&] {

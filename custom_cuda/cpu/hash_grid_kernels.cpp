@@ -7,6 +7,18 @@ namespace {
 
 constexpr int block_size = 64;
 
+// The F values of a table row as one SIMD value; a row is aligned to its scalar only.
+template <typename T, int features>
+struct RowOf {
+  typedef T type __attribute__((vector_size(features * sizeof(T)), aligned(sizeof(T)), may_alias));
+};
+template <typename T>
+struct RowOf<T, 1> {
+  typedef T type;
+};
+template <typename T, int features>
+using Row = typename RowOf<T, features>::type;
+
 template <typename T>
 struct Block {
   uint32_t row[8][block_size];  // corner c is at (c & 1, c >> 1 & 1, c >> 2) of the cell
@@ -44,18 +56,14 @@ inline int block_count(int64_t begin, int64_t end) { return end - begin < block_
 template <typename T, int features>
 void forward(const HashGridLevel& level, const T* x, const T* table, T* out, int64_t stride, int64_t column, int64_t begin, int64_t end) {
   Block<T> block;
-  const T* rows = table + level.offset * features;
+  const auto* rows = reinterpret_cast<const Row<T, features>*>(table) + level.offset;
   for (; begin < end; begin += block_size) {
     const int count = block_count(begin, end);
     locate(level, x + 3 * begin, count, block);
     for (int i = 0; i < count; ++i) {
-      T sum[features] = {};
-      for (int corner = 0; corner < 8; ++corner) {
-        const T* entry = rows + int64_t(block.row[corner][i]) * features;
-        for (int f = 0; f < features; ++f) sum[f] += block.weight[corner][i] * entry[f];
-      }
-      T* target = out + (begin + i) * stride + column;
-      for (int f = 0; f < features; ++f) target[f] = sum[f];
+      Row<T, features> sum = {};
+      for (int corner = 0; corner < 8; ++corner) sum += block.weight[corner][i] * rows[block.row[corner][i]];
+      *reinterpret_cast<Row<T, features>*>(out + (begin + i) * stride + column) = sum;
     }
   }
 }
@@ -63,17 +71,15 @@ void forward(const HashGridLevel& level, const T* x, const T* table, T* out, int
 template <typename T, int features>
 void backward_table(const HashGridLevel& level, const T* x, const T* grad, T* grad_table, int64_t stride, int64_t column, int64_t begin, int64_t end) {
   Block<T> block;
-  T* rows = grad_table + level.offset * features;
+  auto* rows = reinterpret_cast<Row<T, features>*>(grad_table) + level.offset;
   for (; begin < end; begin += block_size) {
     const int count = block_count(begin, end);
     locate(level, x + 3 * begin, count, block);
     for (int i = 0; i < count; ++i) {
-      T g[features];
-      for (int f = 0; f < features; ++f) g[f] = grad[(begin + i) * stride + column + f];
-      for (int corner = 0; corner < 8; ++corner) {
-        T* entry = rows + int64_t(block.row[corner][i]) * features;
-        for (int f = 0; f < features; ++f) entry[f] += block.weight[corner][i] * g[f];
-      }
+      // Lines of the gradient are a stride apart and read once: fetch those of the next block (a prefetch past the end is ignored).
+      __builtin_prefetch(grad + (begin + i + block_size) * stride + column);
+      const auto g = *reinterpret_cast<const Row<T, features>*>(grad + (begin + i) * stride + column);
+      for (int corner = 0; corner < 8; ++corner) rows[block.row[corner][i]] += block.weight[corner][i] * g;
     }
   }
 }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <tuple>
 #include <vector>
 
@@ -16,18 +17,28 @@ namespace {
 
 constexpr int64_t chunk = 256;  // rays a task marches
 
+// Whether any of up to march_block cells in a row is occupied.
+bool any_occupied(const bool* cells, int64_t count) {
+  if (count < march_block) return std::any_of(cells, cells + count, [](bool cell) { return cell; });
+  uint64_t word;
+  static_assert(sizeof(word) == march_block);
+  std::memcpy(&word, cells, sizeof(word));
+  return word != 0;
+}
+
 // Whether any cell of a block is occupied, for all blocks.
 at::Tensor occupied_blocks(const at::Tensor& occupancy) {
-  const int64_t side = occupancy.size(0), blocks = (side + march_block - 1) / march_block;
+  const int64_t side = occupancy.size(0), block = march_block, blocks = (side + block - 1) / block;
   at::Tensor out = at::empty({blocks, blocks, blocks}, occupancy.options());
   const bool* cells = occupancy.const_data_ptr<bool>();
   bool* any = out.mutable_data_ptr<bool>();
   parallel_tasks(blocks, [&](int64_t bx) {
     bool* slab = any + bx * blocks * blocks;
     std::fill(slab, slab + blocks * blocks, false);
-    for (int64_t x = bx * march_block; x < std::min(side, (bx + 1) * march_block); ++x)
+    for (int64_t x = bx * block; x < std::min(side, (bx + 1) * block); ++x)
       for (int64_t y = 0; y < side; ++y)
-        for (int64_t z = 0; z < side; ++z) slab[(y / march_block) * blocks + z / march_block] |= cells[(x * side + y) * side + z];
+        for (int64_t bz = 0; bz < blocks; ++bz)
+          slab[(y / block) * blocks + bz] |= any_occupied(cells + (x * side + y) * side + bz * block, std::min(block, side - bz * block));
   });
   return out;
 }
@@ -37,7 +48,7 @@ std::tuple<at::Tensor, at::Tensor> march_rays(const at::Tensor& origins_, const 
   march_checks(origins_, directions_, near_, far_, occupancy_, jitter_, step);
   const at::Tensor origins = origins_.contiguous(), directions = directions_.contiguous(), near = near_.contiguous(), far = far_.contiguous();
   const at::Tensor occupancy = occupancy_.contiguous(), jitter = jitter_.contiguous(), blocks = occupied_blocks(occupancy);
-  const MarchGrid grid{occupancy.const_data_ptr<bool>(), blocks.const_data_ptr<bool>(), occupancy.size(0), blocks.size(0)};
+  const MarchGrid grid{occupancy.const_data_ptr<bool>(), blocks.const_data_ptr<bool>(), uint32_t(occupancy.size(0)), uint32_t(blocks.size(0))};
   const int64_t rays = origins.size(0), tasks = (rays + chunk - 1) / chunk;
   at::Tensor offsets = at::empty({rays + 1}, origins.options().dtype(at::kLong)), samples;
   int64_t* offset = offsets.mutable_data_ptr<int64_t>();

@@ -10,9 +10,14 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     target = tmp_path / "deep" / "file.txt"
     with replacing(target) as temporary:
         temporary.write_text("first")
-    with pytest.raises(RuntimeError), replacing(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert target.read_text() == "first"
     assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
 

@@ -48,16 +48,23 @@ def composite(sigma: Tensor, features: Tensor, offsets: Tensor, step: float) -> 
 
 def composite_reference(sigma: Tensor, features: Tensor, offsets: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
     """The twin of `composite` in torch, differentiable by autograd: optical depth is summed on a padded [R, longest ray] array."""
-    ray = ray_indices(offsets, len(sigma))
-    slot = torch.arange(len(sigma), device=sigma.device) - offsets[ray]
-    rays = len(offsets) - 1
-    longest = int(slot.max()) + 1 if len(slot) else 0
-    tau = sigma * step
-    padded = tau.new_zeros(rays, longest + 1).index_put((ray, slot + 1), tau)
-    depth = padded.cumsum(1)  # in front of each sample, and at the end of the ray in the last column
-    weights = torch.exp(-depth[ray, slot]) * -torch.expm1(-tau)
-    out = features.new_zeros(rays, features.shape[1]).index_add(0, ray, weights[:, None] * features)
+    ray, slot = _places(sigma, offsets)
+    depth = _optical_depth(sigma * step, ray, slot, len(offsets) - 1)
+    weights = torch.exp(-depth[ray, slot]) * -torch.expm1(-sigma * step)
+    out = features.new_zeros(len(offsets) - 1, features.shape[1]).index_add(0, ray, weights[:, None] * features)
     return out, torch.exp(-depth[:, -1]), weights
+
+
+def _places(sigma: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Ray [S] of each sample and its number [S] in the ray."""
+    ray = ray_indices(offsets, len(sigma))
+    return ray, torch.arange(len(sigma), device=sigma.device) - offsets[ray]
+
+
+def _optical_depth(tau: Tensor, ray: Tensor, slot: Tensor, rays: int) -> Tensor:
+    """[R,K+1] optical depth in front of sample 0 ... K-1 of each ray, and at the end of the ray in the last column."""
+    longest = int(slot.max()) + 1 if len(slot) else 0
+    return tau.new_zeros(rays, longest + 1).index_put((ray, slot + 1), tau).cumsum(1)
 
 
 def _backward_reference(
@@ -70,19 +77,20 @@ def _backward_reference(
     transmittance: Tensor,
     step: float,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `composite_reference` to sigma and features, themselves differentiable."""
-    with torch.enable_grad():
-        sigma, features = (tensor if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in (sigma, features))
-        outputs = composite_reference(sigma, features, offsets, step)
-        cotangents = (grad_out, grad_transmittance, grad_weights)
-        grad_sigma, grad_features = torch.autograd.grad(outputs, (sigma, features), cotangents, create_graph=True)
-    return grad_sigma, grad_features
+    """Gradients of `composite_reference` to sigma and features, themselves differentiable by autograd.
 
-
-def _backward_kernel(*arguments: Tensor | float) -> tuple[Tensor, Tensor]:
-    detached = [argument.detach() if isinstance(argument, Tensor) else argument for argument in arguments]
-    grad_sigma, grad_features = _backward_reference(*detached)  # pyright: ignore[reportArgumentType]
-    return grad_sigma.detach(), grad_features.detach()
+    With g_i the gradient that reaches weight i and G that of the transmittance at the end, the gradient to sigma_i is
+    step * (T_{i+1} g_i - sum_{j>i} w_j g_j - T_end G).
+    """
+    ray, slot = _places(sigma, offsets)
+    depth = _optical_depth(sigma * step, ray, slot, len(offsets) - 1)
+    weights = torch.exp(-depth[ray, slot]) * -torch.expm1(-sigma * step)
+    grad = grad_weights + (features * grad_out[ray]).sum(1)
+    behind = torch.zeros_like(depth).index_put((ray, slot), weights * grad)
+    behind[:, -1] += torch.exp(-depth[:, -1]) * grad_transmittance
+    behind = behind.flip(1).cumsum(1).flip(1)
+    grad_sigma = step * (torch.exp(-depth[ray, slot + 1]) * grad - behind[ray, slot + 1])
+    return grad_sigma, weights[:, None] * grad_out[ray]
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -103,8 +111,8 @@ def _setup_double_context(ctx, inputs, output) -> None:
 def _double_backward(ctx, grad_grad_sigma: Tensor, grad_grad_features: Tensor):
     *differentiable, offsets, transmittance = ctx.saved_tensors
     with torch.enable_grad():
-        inputs = [tensor.detach().requires_grad_() for tensor in differentiable]
-        outputs = _backward_reference(*inputs, offsets, transmittance, ctx.step)
+        out, end, weights, sigma, features = inputs = [tensor.detach().requires_grad_() for tensor in differentiable]
+        outputs = _backward_reference(out, end, weights, sigma, features, offsets, transmittance, ctx.step)
         gradients = torch.autograd.grad(outputs, inputs, (grad_grad_sigma, grad_grad_features), allow_unused=True)
     # None for the transmittance: it is a function of sigma, whose gradient is complete
     return *gradients, None, None, None
@@ -129,6 +137,6 @@ def _fake_backward(
 
 
 _library.register("composite", composite_reference, _fake)
-_library.register("composite_backward", _backward_kernel, _fake_backward)
+_library.register("composite_backward", _backward_reference, _fake_backward)
 _library.register_autograd("composite", _backward, _setup_context)
 _library.register_autograd("composite_backward", _double_backward, _setup_double_context)

@@ -132,22 +132,35 @@ def _corner_weights(fraction: Tensor) -> Tensor:
     return (along[:, :, None, None, 2] * along[:, None, :, None, 1] * along[:, None, None, :, 0]).flatten(1)
 
 
+def _corner_slopes(fraction: Tensor) -> Tensor:
+    """[N,8,3] derivatives of the vertices' weights to the position inside the cell."""
+    along = torch.stack([1 - fraction, fraction], 1)
+    slope = torch.stack([-torch.ones_like(fraction), torch.ones_like(fraction)], 1)
+    slopes = []
+    for axis in range(3):
+        x, y, z = (slope[..., a] if a == axis else along[..., a] for a in range(3))
+        slopes.append((z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]).flatten(1))
+    return torch.stack(slopes, -1)
+
+
 def _backward_reference(
     grad: Tensor, x: Tensor, table: Tensor, resolutions: Sequence[int], offsets: Sequence[int], need_x: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `hash_grid_reference` to x ([0,3] unless needed) and to the table, themselves differentiable."""
-    with torch.enable_grad():
-        x, table = (tensor if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in (x, table))
-        out = hash_grid_reference(x, table, resolutions, offsets)
-        *grad_x, grad_table = torch.autograd.grad(out, (x, table) if need_x else (table,), grad, create_graph=True)
-    return grad_x[0] if need_x else x.new_empty(0, 3), grad_table
-
-
-def _backward_kernel(
-    grad: Tensor, x: Tensor, table: Tensor, resolutions: Sequence[int], offsets: Sequence[int], need_x: bool
-) -> tuple[Tensor, Tensor]:
-    grad_x, grad_table = _backward_reference(grad.detach(), x.detach(), table.detach(), resolutions, offsets, need_x)
-    return grad_x.detach(), grad_table.detach()
+    """Gradients of `hash_grid_reference` to x ([0,3] unless needed) and to the table, themselves differentiable by autograd."""
+    features = table.shape[1]
+    inside = (x >= 0) & (x <= 1)
+    grad_x, grad_levels = torch.zeros_like(x) if need_x else x.new_empty(0, 3), []
+    for level, resolution in enumerate(resolutions):
+        rows = offsets[level + 1] - offsets[level]
+        cell, fraction = _cells(x, resolution)
+        row = _corner_rows(cell, resolution, rows)
+        grad_level = grad[:, None, level * features : (level + 1) * features]
+        shares = _corner_weights(fraction)[..., None] * grad_level
+        grad_levels.append(table.new_zeros(rows, features).index_add(0, row.flatten(), shares.flatten(0, 1)))
+        if need_x:
+            pull = (grad_level * table[offsets[level] : offsets[level + 1]][row]).sum(-1, keepdim=True)
+            grad_x = grad_x + resolution * (_corner_slopes(fraction) * pull).sum(1)
+    return torch.where(inside, grad_x, 0) if need_x else grad_x, torch.cat(grad_levels)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -185,6 +198,6 @@ def _fake_backward(grad: Tensor, x: Tensor, table: Tensor, resolutions: Sequence
 
 
 _library.register("hash_grid", hash_grid_reference, _fake)
-_library.register("hash_grid_backward", _backward_kernel, _fake_backward)
+_library.register("hash_grid_backward", _backward_reference, _fake_backward)
 _library.register_autograd("hash_grid", _backward, _setup_context)
 _library.register_autograd("hash_grid_backward", _double_backward, _setup_double_context)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from threedgen.cameras import Cameras
+from threedgen.draws import Draws
 
 
 @dataclass
@@ -72,5 +75,34 @@ class Mesh:
     texture: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Mesh:
-        moved = {k: v if v is None else v.to(device) for k, v in vars(self).items()}
-        return Mesh(**moved)
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
+
+
+class Representation(nn.Module):
+    """A 3D object that can be optimized through its rendering. It knows nothing of diffusion."""
+
+    def render(self, cameras: Cameras, *, draws: Draws | None = None, normals: bool = False) -> Render:
+        """Images of all views; with `draws` whatever is random is keyed on them, without nothing is random."""
+        raise NotImplementedError
+
+    def render_rays(
+        self, origins: Tensor, directions: Tensor, jitter: Tensor, random_rgb: Tensor | None = None, normals: bool = False
+    ) -> Render:
+        """What R single rays see: origins and unit directions [R,3], jitter [R] in [0,1) of a step."""
+        raise NotImplementedError
+
+    def param_groups(self, lr: float, lr_background: float) -> list[dict]:
+        """Optimizer groups with their learning rates; the one of the background is named "background"."""
+        raise NotImplementedError
+
+    def after_step(self, step: int, draws: Draws) -> None:
+        """Upkeep after the optimizer's step: occupancy, densification, unlocking of levels."""
+        raise NotImplementedError
+
+    def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:
+        """The surface; UserError if there is none."""
+        raise NotImplementedError
+
+    def albedo(self, points: Tensor) -> Tensor:
+        """Colour [N,3] in [0,1] of the surface at world points [N,3], for texture baking."""
+        raise NotImplementedError

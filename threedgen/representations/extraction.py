@@ -59,8 +59,8 @@ def auto_threshold(render: Render, step_length: float) -> float:
 
 def without_floaters(inside: np.ndarray) -> np.ndarray:
     """The cells [N,N,N] bool of the components that hold at least a twentieth of the largest one's volume."""
-    labels, count = ndimage.label(inside)
-    if count == 0:
+    labels = np.asarray(measure.label(inside, connectivity=1))
+    if not inside.any():
         return inside
     volumes = np.bincount(labels.ravel())
     volumes[0] = 0

@@ -16,7 +16,7 @@ from threedgen.materials.background import Background
 from threedgen.ops.composite import composite
 from threedgen.ops.hash_grid import HashGridSpec, hash_grid
 from threedgen.ops.ray_march import march_rays
-from threedgen.representations.base import Mesh, Render, Samples
+from threedgen.representations.base import Mesh, Render, Representation, Samples
 from threedgen.representations.extraction import auto_threshold, extract_mesh
 from threedgen.representations.occupancy import OccupancyGrid
 
@@ -25,7 +25,7 @@ CHUNK_POINTS = 262_144
 ALBEDO_SAMPLES = 8
 
 
-class HashGridField(nn.Module):
+class HashGridField(Representation):
     """Density and colour over the cube of half side `radius`; nothing lies outside the sphere of that radius."""
 
     def __init__(self, settings: HashGridSettings, seed: int = 0) -> None:
@@ -73,7 +73,9 @@ class HashGridField(nn.Module):
             return F.normalize(sigma[:, 1] - sigma[:, 0], dim=-1, eps=1e-12)
         return analytic_normals(self.density, points)
 
-    def render_rays(self, origins: Tensor, directions: Tensor, jitter: Tensor, random_rgb: Tensor | None = None, normals: bool = False) -> Render:
+    def render_rays(
+        self, origins: Tensor, directions: Tensor, jitter: Tensor, random_rgb: Tensor | None = None, normals: bool = False
+    ) -> Render:
         """Volume rendering of R rays: origins and unit directions [R,3], jitter [R] in [0,1) of a step."""
         radius = self.settings.radius
         near, far = sphere_interval(origins, directions, radius)
@@ -161,7 +163,8 @@ class HashGridField(nn.Module):
         return extract_mesh(self._chunked_density, self.occupancy.occupied, self.settings.radius, resolution, level)
 
     def _auto_threshold(self) -> float:
-        around = [orbit_cameras([0.0, 60.0, 120.0, 180.0, 240.0, 300.0], e, 3.0 * self.settings.radius, 40.0, 48, 48) for e in (-10.0, 35.0)]
+        azimuth, distance = [60.0 * k for k in range(6)], 3.0 * self.settings.radius
+        around = [orbit_cameras(azimuth, elevation, distance, 40.0, 48, 48) for elevation in (-10.0, 35.0)]
         rays = [cameras.to(self.device).rays() for cameras in around]
         origins, directions = (torch.cat([pair[i].reshape(-1, 3) for pair in rays]) for i in (0, 1))
         render = self.render_rays(origins, directions, torch.full_like(origins[:, 0], 0.5))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from threedgen.cameras import Cameras
 from threedgen.config.schema import HashGridSettings, RunSettings, StageSettings
@@ -16,13 +15,14 @@ from threedgen.priors.analytic import ImageMixturePrior
 from threedgen.priors.base import Prior
 from threedgen.priors.loading import load_prior
 from threedgen.priors.prompts import PromptBank
+from threedgen.representations.base import Representation
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.representations.mesh import render_mesh
 from threedgen.representations.mesh_loading import load_mesh
 from threedgen.shipped import shipped_folder
 
 ANALYTIC_RESOLUTION = 64
-REPRESENTATIONS: dict[type, Callable[..., nn.Module]] = {HashGridSettings: HashGridField}
+REPRESENTATIONS: dict[type, Callable[..., Representation]] = {HashGridSettings: HashGridField}
 
 
 def pick_device(name: str) -> str:
@@ -55,6 +55,6 @@ def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Tea
     return Teacher(prior, PromptBank(prior, settings.prompt, settings.negative_prompt, cache))
 
 
-def build_representation(stage: StageSettings, seed: int, device: str) -> nn.Module:
+def build_representation(stage: StageSettings, seed: int, device: str) -> Representation:
     """A freshly initialised representation of a stage."""
     return REPRESENTATIONS[type(stage.representation)](stage.representation, seed=seed).to(device)

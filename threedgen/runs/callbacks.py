@@ -35,7 +35,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.monotonic()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         done, total = trainer.global_step, trainer.max_steps
         if self.redrawn and (done == total or time.monotonic() - self.drawn >= REDRAW_SECONDS):
             self.redraw(self.line(trainer))
@@ -82,7 +82,7 @@ class Status(Callback):
         self.started = time.monotonic()
         self.write(trainer)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if time.monotonic() - self.written >= self.every:
             self.write(trainer)
 
@@ -106,7 +106,7 @@ class Previews(Callback):
     def __init__(self, folder: RunFolder, stage: str, every: int) -> None:
         self.folder, self.stage, self.every = folder, stage, every
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, Distillation)
         if self.every and trainer.global_step % self.every == 0:
             write_preview(pl_module, self.folder.previews / f"{self.stage}-{trainer.global_step:06d}.png")
@@ -127,7 +127,7 @@ class Checkpoints(Callback):
     def __init__(self, folder: RunFolder, stage: str, every: int) -> None:
         self.path, self.every = folder.checkpoints / f"{stage}.safetensors", every
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.every and trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
             write_checkpoint(pl_module, trainer.global_step, self.path)
 

@@ -21,7 +21,7 @@ from threedgen.config.schema import RunSettings
 from threedgen.config.serialize import to_yaml
 from threedgen.errors import UserError
 from threedgen.export.asset import export_asset
-from threedgen.representations.hashgrid import HashGridField
+from threedgen.representations.base import Representation
 from threedgen.runs.build import build_representation, build_teacher, pick_device
 from threedgen.runs.callbacks import Checkpoints, Previews, Progress, Status
 from threedgen.runs.folder import RunFolder, environment, write_json, write_text
@@ -142,6 +142,6 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _export(settings: RunSettings, folder: RunFolder, representation: HashGridField) -> dict[str, Path]:
+def _export(settings: RunSettings, folder: RunFolder, representation: Representation) -> dict[str, Path]:
     mesh = representation.to_mesh(settings.export.resolution, settings.export.threshold)
     return export_asset(mesh, representation.albedo, settings.export, folder.export, folder.path.name.rsplit("-", 1)[0])

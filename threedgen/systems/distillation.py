@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from threedgen.cameras import OrbitSampler
 from threedgen.config.schema import StageSettings
 from threedgen.draws import Draws
 from threedgen.guidance.core import Teacher
+from threedgen.representations.base import Representation
 from threedgen.schedule import at
 from threedgen.systems.objectives import objective_of
 from threedgen.systems.regularizers import needs_normals, penalties
@@ -21,7 +22,7 @@ class Distillation(pl.LightningModule):
     A batch is the index of the step; nothing but (seed, step, view) decides what is drawn.
     """
 
-    def __init__(self, settings: StageSettings, representation: nn.Module, teacher: Teacher, seed: int) -> None:
+    def __init__(self, settings: StageSettings, representation: Representation, teacher: Teacher, seed: int) -> None:
         super().__init__()
         self.settings, self.representation, self.seed = settings, representation, seed
         self.sampler = OrbitSampler(settings.cameras)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
-from scipy import ndimage
+from skimage import measure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,19 +15,9 @@ from threedgen.draws import Draws
 from threedgen.guidance.core import Teacher, distill
 from threedgen.guidance.im3d import IM3D
 from threedgen.guidance.rule import Rule
-from threedgen.representations.base import Render
+from threedgen.representations.base import Render, Representation
 
 BACKGROUND_TOLERANCE = 0.08
-
-
-class RayField(Protocol):
-    """A representation that renders views, and single rays of them."""
-
-    def render(self, cameras: Cameras, *, draws: Draws | None = None, normals: bool = False) -> Render: ...
-
-    def render_rays(
-        self, origins: Tensor, directions: Tensor, jitter: Tensor, random_rgb: Tensor | None = None, normals: bool = False
-    ) -> Render: ...
 
 
 @dataclass
@@ -40,14 +29,22 @@ class Lesson:
     info: dict[str, float] = field(default_factory=dict)
 
 
-class ResidualObjective(nn.Module):
+class Objective(nn.Module):
+    """What a step optimizes."""
+
+    def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
+        """The step's loss; `normals` asks for a rendering with normals."""
+        raise NotImplementedError
+
+
+class ResidualObjective(Objective):
     """Renders the views of the step and asks the rule for its gradient."""
 
     def __init__(self, rule: Rule, sampler: OrbitSampler, teacher: Teacher) -> None:
         super().__init__()
         self.rule, self.sampler, self.teacher = rule, sampler, teacher
 
-    def forward(self, representation: RayField, draws: Draws, normals: bool) -> Lesson:
+    def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
         cameras = self.sampler.sample(draws)
         render = representation.render(cameras, draws=draws, normals=normals)
         out = distill(self.rule, self.teacher, render.rgb, cameras, draws)
@@ -103,13 +100,13 @@ def background_mask(images: Tensor) -> Tensor:
     alike = ((images - edge[:, None, None]).abs().amax(-1) <= BACKGROUND_TOLERANCE).cpu().numpy()
     masks = []
     for image in alike:
-        labels, _ = ndimage.label(image)
+        labels = np.asarray(measure.label(image, connectivity=1))
         outer = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
         masks.append(np.isin(labels, outer[outer > 0]))
     return torch.from_numpy(np.stack(masks)).to(images.device)
 
 
-class ReconstructionObjective(nn.Module):
+class ReconstructionObjective(Objective):
     """Fits random rays of the target bank; at the steps where a round begins, asks the guidance for new targets first."""
 
     def __init__(self, guidance: IM3D, sampler: OrbitSampler, teacher: Teacher) -> None:
@@ -118,12 +115,12 @@ class ReconstructionObjective(nn.Module):
         self.bank = TargetBank(guidance.bank, sampler.settings.views, teacher.prior.native_resolution)
 
     @torch.no_grad()
-    def ask(self, representation: RayField, draws: Draws) -> None:
+    def ask(self, representation: Representation, draws: Draws) -> None:
         cameras = self.sampler.sample(draws)
         rgb = representation.render(cameras).rgb
         self.bank.add(self.guidance.targets(self.teacher, rgb, cameras, draws), cameras)
 
-    def forward(self, representation: RayField, draws: Draws, normals: bool) -> Lesson:
+    def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
         if self.guidance.asks(draws.step):
             self.ask(representation, draws)
         origins, directions, target, empty = self.bank.random_rays(self.guidance.rays, draws)
@@ -134,7 +131,8 @@ class ReconstructionObjective(nn.Module):
         return Lesson(loss, render, {"round": float(self.bank.rounds)})
 
 
-def objective_of(guidance: Rule | IM3D, sampler: OrbitSampler, teacher: Teacher) -> nn.Module:
+def objective_of(guidance: Rule | IM3D, sampler: OrbitSampler, teacher: Teacher) -> Objective:
     """The objective a guidance asks for: residual rules give gradients, the others target images."""
-    kind = ResidualObjective if isinstance(guidance, Rule) else ReconstructionObjective
-    return kind(guidance, sampler, teacher)
+    if isinstance(guidance, Rule):
+        return ResidualObjective(guidance, sampler, teacher)
+    return ReconstructionObjective(guidance, sampler, teacher)

@@ -31,4 +31,11 @@ inline std::vector<HashGridLevel> hash_grid_levels(
   return levels;
 }
 
+inline void hash_grid_backward_checks(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& table, int64_t levels) {
+  const int64_t width = levels * table.size(1);
+  TORCH_CHECK_VALUE(grad.dim() == 2 && grad.size(0) == x.size(0) && grad.size(1) == width, "hash_grid_backward: grad must be [", x.size(0), ",", width,
+                    "], got ", grad.sizes());
+  TORCH_CHECK_VALUE(grad.scalar_type() == x.scalar_type(), "hash_grid_backward: grad is ", grad.scalar_type(), " but x is ", x.scalar_type());
+}
+
 }  // namespace threedgen

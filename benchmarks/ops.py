@@ -1,0 +1,137 @@
+"""Time of the operators, compiled against their torch twins: `python benchmarks/ops.py [--device cuda] [--json FILE]`.
+
+Best of several repeats, forwards plus backwards where there is a gradient. Set OMP_NUM_THREADS for the CPU. Prints one table and writes
+JSON under benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from threedgen.cameras import orbit_cameras
+from threedgen.ops import HashGridSpec, backend, composite, cpu_isa, hash_grid, march_rays
+from threedgen.ops.composite import composite_reference
+from threedgen.ops.hash_grid import hash_grid_reference
+from threedgen.ops.ray_march import march_rays_reference
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    op: str
+    size: str
+    twin_ms: float
+    kernel_ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.twin_ms / self.kernel_ms
+
+
+def best_ms(function: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Shortest of several runs in milliseconds, after one that is not counted."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(1e3 * (time.perf_counter() - start))
+    return min(times[1:])
+
+
+def compare(op: str, size: str, kernel: Callable[[], object], twin: Callable[[], object], device: torch.device) -> Row:
+    return Row(op, size, best_ms(twin, device, 3), best_ms(kernel, device, 20))
+
+
+def hash_grid_row(log2_table: int, max_resolution: int, to_positions: bool, device: torch.device) -> Row:
+    spec = HashGridSpec(log2_table=log2_table, max_resolution=max_resolution)
+    x = torch.rand(200_000, 3, device=device, requires_grad=to_positions)
+    table = torch.rand(spec.rows, spec.features, device=device, requires_grad=True)
+    cotangent = torch.rand(len(x), spec.width, device=device)
+    wanted = (x, table) if to_positions else (table,)
+
+    def kernel() -> None:
+        torch.autograd.grad(hash_grid(x, table, spec), wanted, cotangent)
+
+    def twin() -> None:
+        torch.autograd.grad(hash_grid_reference(x, table, spec.resolutions, spec.offsets), wanted, cotangent)
+
+    size = f"200k points, 16 x 2, 2^{log2_table}{', to positions too' if to_positions else ''}"
+    return compare("hash_grid", size, kernel, twin, device)
+
+
+def rays_through_a_ball(cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    """Arguments of `march_rays`: four views of 64^2 pixels."""
+    cameras = orbit_cameras([0, 90, 180, 270], elevation=20, distance=2.6, fovy=40, height=64, width=64)
+    origins, directions = (rays.reshape(-1, 3).to(device) for rays in cameras.rays())
+    near = torch.full((len(directions),), 1.6, device=device)
+    centre = (torch.arange(cells, device=device) + 0.5) / cells * 2 - 1
+    occupancy = torch.stack(torch.meshgrid(centre, centre, centre, indexing="ij")).norm(dim=0) < 0.6
+    return origins, directions, near, near + 2, occupancy, torch.rand(len(directions), device=device), 0.02
+
+
+def march_row(cells: int, device: torch.device) -> Row:
+    arguments = rays_through_a_ball(cells, device)
+    samples = len(march_rays(*arguments)[1])
+    size = f"4 x 64^2 rays, {cells}^3 cells, {samples // 1000}k samples"
+    return compare("march_rays", size, lambda: march_rays(*arguments), lambda: march_rays_reference(*arguments), device)
+
+
+def composite_row(device: torch.device) -> Row:
+    offsets, t = march_rays(*rays_through_a_ball(64, device))
+    sigma = (torch.rand(len(t), device=device) * 20).requires_grad_()
+    features = torch.rand(len(t), 4, device=device, requires_grad=True)
+
+    def run(function: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
+        out, transmittance, weights = function(sigma, features, offsets, 0.02)
+        torch.autograd.grad(out.sum() + transmittance.sum() + weights.sum(), (sigma, features))
+
+    size = f"4 x 64^2 rays, {len(t) // 1000}k samples x 4"
+    return compare("composite", size, lambda: run(composite), lambda: run(composite_reference), device)
+
+
+def processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor()}, {torch.get_num_threads()} threads, {cpu_isa()} kernels"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, default=None, help="default: benchmarks/results/ops-DEVICE.json")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if backend(device) == "reference":
+        raise SystemExit(f"the operators are not compiled for {device}: there is nothing to compare")
+    torch.manual_seed(0)
+    grids = [(log2_table, resolution, to_positions) for log2_table, resolution in ((15, 512), (19, 2048)) for to_positions in (False, True)]
+    rows = [hash_grid_row(*grid, device) for grid in grids]
+    rows += [march_row(64, device), march_row(128, device), composite_row(device)]
+    load = round(os.getloadavg()[0], 1)
+    print(f"{processor(device)}, torch {torch.__version__}, load {load} on {os.cpu_count()} cores\n")
+    print(f"{'op':<12}{'size':<46}{'twin ms':>10}{'kernel ms':>12}{'ratio':>8}")
+    for row in rows:
+        print(f"{row.op:<12}{row.size:<46}{row.twin_ms:>10.1f}{row.kernel_ms:>12.2f}{row.ratio:>8.1f}")
+    file = options.json or RESULTS / f"ops-{device.type}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table = [{**asdict(row), "ratio": row.ratio} for row in rows]
+    machine = {"processor": processor(device), "torch": torch.__version__, "load_average": load, "cores": os.cpu_count()}
+    file.write_text(json.dumps(machine | {"rows": table}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
