@@ -107,7 +107,13 @@ def main() -> None:
     for r in found:
         print(f"{r.mesh:<12}{r.seed:>6}{r.f_score:>10.3f}{r.psnr:>10.1f}{r.seconds:>10.1f}")
     RESULTS.parent.mkdir(exist_ok=True)
-    content = {"processor": processor_name(), "torch": torch.__version__, "threads": 2, "steps": wanted.steps, "runs": [asdict(r) for r in found]}
+    content = {
+        "processor": processor_name(),
+        "torch": torch.__version__,
+        "threads": 2,
+        "steps": wanted.steps,
+        "runs": [asdict(r) for r in found],
+    }
     RESULTS.write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -148,7 +148,9 @@ def test_the_same_step_twice_gives_the_same_bits(guidance):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("guidance", [SDS(cfg=1.0, weight="sigma_over_alpha"), IM3D(cfg=1.0, rescale=0.0, rays=128, empty=0.0)], ids=["sds", "im3d"])
+@pytest.mark.parametrize(
+    "guidance", [SDS(cfg=1.0, weight="sigma_over_alpha"), IM3D(cfg=1.0, rescale=0.0, rays=128, empty=0.0)], ids=["sds", "im3d"]
+)
 def test_a_few_steps_turn_the_field_to_the_prompted_colour(guidance):
     field, objective, _ = parts(guidance, "red")
     optimizer = torch.optim.Adam(field.parameters(), lr=0.02)

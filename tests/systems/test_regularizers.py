@@ -50,7 +50,7 @@ def test_opaque_stays_finite_at_full_and_no_coverage():
     alpha = torch.tensor([[0.0], [1.0]], requires_grad=True)
     value = opaque(Render(torch.zeros(2, 3), alpha, alpha))
     value.backward()
-    assert 0 < float(value) < 0.01
+    assert 0 < value.item() < 0.01
     assert alpha.grad is not None
     assert torch.isfinite(alpha.grad).all()
 

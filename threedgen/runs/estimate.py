@@ -8,17 +8,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from threedgen.config.schema import RunSettings, StageSettings
 from threedgen.guidance.core import Teacher
 from threedgen.guidance.im3d import IM3D
+from threedgen.representations.hashgrid import HashGridField
 from threedgen.runs.build import build_representation, build_teacher, pick_device
 from threedgen.systems.distillation import Distillation
 from threedgen.systems.objectives import ReconstructionObjective
+from threedgen.systems.regularizers import needs_normals, penalties
 
 # Measured on the shipped meshes: simplification, atlas, baking and writing, and one frame of the turntable.
 EXPORT_SECONDS = 10.0
 FRAME_SECONDS = 0.05
+# Share of the scene's radius up to which a field holds matter once it is trained; a fresh one is only its small blob.
+OBJECT_RADIUS = 0.85
+BAKED_POINTS = 65_536
+TEXEL_BYTES = 120  # held at a time while a texture is baked, beside what the colour field needs
 TRIALS = 3
 
 
@@ -43,12 +50,13 @@ def estimate(settings: RunSettings) -> Estimate:
         parts |= {f"stage {name}, {what}": seconds for what, seconds in _stage_seconds(stage, teacher, settings.seed, device).items()}
     parts["export"] = EXPORT_SECONDS + FRAME_SECONDS * settings.export.turntable_frames
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Estimate(sum(parts.values()), peak, parts)
+    return Estimate(sum(parts.values()), peak + TEXEL_BYTES * settings.export.texture**2, parts)
 
 
 def _stage_seconds(stage: StageSettings, teacher: Teacher, seed: int, device: str) -> dict[str, float]:
     """Seconds of a stage by what they are spent on."""
     system = Distillation(stage, build_representation(stage, seed, device), teacher, seed).to(device)
+    _fill(system.representation)
     optimizer = system.configure_optimizers()
     objective = system.objective
     parts: dict[str, float] = {}
@@ -56,15 +64,29 @@ def _stage_seconds(stage: StageSettings, teacher: Teacher, seed: int, device: st
         assert isinstance(objective, ReconstructionObjective)
         parts["sampling"] = _sampling_seconds(objective, system, stage)
 
+    # A reconstruction asks for targets at step 0; the others show the resolution and the penalties they have half way.
+    first, middle = 1 if parts else stage.steps // 2, stage.steps // 2
+
     def step(number: int) -> None:
-        lesson = objective(system.representation, system.draws(number), False)
-        lesson.loss.backward()
+        lesson = objective(system.representation, system.draws(first + number), needs_normals(stage.regularizers, middle))
+        (lesson.loss + sum(penalties(stage.regularizers, lesson.render, middle).values())).backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    step(0) if not parts else step(1)
-    parts["optimization"] = stage.steps * _median_seconds(lambda i: step(i + 1), TRIALS)
+    step(0)
+    one = _median_seconds(lambda i: step(i + 1), TRIALS)
+    upkeep = _median_seconds(lambda i: system.representation.after_step(15, system.draws(i)), 1) / 16
+    parts["optimization"] = stage.steps * (one + upkeep)
+    system.representation.albedo(torch.zeros(BAKED_POINTS, 3, device=device))
     return parts
+
+
+def _fill(representation: nn.Module) -> None:
+    """Let a fresh field march through as much space as a trained one."""
+    if isinstance(representation, HashGridField):
+        grid = representation.occupancy
+        centres = grid.cell_points(torch.full((grid.resolution**3, 3), 0.5, device=grid.opacity.device))
+        grid.occupied.copy_((centres.norm(dim=-1) < OBJECT_RADIUS).reshape(grid.occupied.shape))
 
 
 def _sampling_seconds(objective: ReconstructionObjective, system: Distillation, stage: StageSettings) -> float:
