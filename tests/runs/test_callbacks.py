@@ -19,7 +19,7 @@ def driven(stream: io.StringIO, total: int, steps: int | None = None) -> str:
     progress.on_train_start(trainer, None)
     for step in range(steps or total):
         trainer.global_step = step + 1
-        progress.on_train_batch_end(trainer, None)
+        progress.on_train_batch_end(trainer, None, None, 0, 0)
     progress.on_train_end(trainer, None)
     return stream.getvalue()
 
@@ -58,11 +58,11 @@ def test_the_status_is_written_at_the_start_now_and_then_and_at_the_end(tmp_path
     status.on_train_start(trainer, None)
     assert folder.status == {"state": "running", "stage": "coarse", "step": 0, "steps": 10, "seconds": 0.0, "seconds_left": None}
     trainer.global_step = 4
-    status.on_train_batch_end(trainer)
+    status.on_train_batch_end(trainer, None, None, 0, 0)
     assert folder.status["step"] == 4
     status.every = 1e9
     trainer.global_step = 5
-    status.on_train_batch_end(trainer)
+    status.on_train_batch_end(trainer, None, None, 0, 0)
     assert folder.status["step"] == 4
     status.on_exception(trainer, None, KeyboardInterrupt())
     assert (folder.status["step"], folder.status["seconds_left"] is None) == (5, False)

@@ -21,8 +21,8 @@ def without_hidden_space(solid: np.ndarray, crack: int) -> np.ndarray:
     """
     cross = ndimage.generate_binary_structure(3, 1)
     seen = seen_from_around(ndimage.binary_dilation(solid, cross, iterations=crack))
-    hidden = ~ndimage.binary_dilation(seen, cross, iterations=crack)
-    return ndimage.binary_fill_holes(solid | hidden)
+    hidden = np.logical_not(ndimage.binary_dilation(seen, cross, iterations=crack))
+    return np.asarray(ndimage.binary_fill_holes(solid | hidden))
 
 
 def seen_from_around(solid: np.ndarray) -> np.ndarray:
