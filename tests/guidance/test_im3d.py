@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from tests.oracles import CountingPrior, Prompts, two_image_prior, views_and_draws
@@ -32,3 +33,9 @@ def test_a_round_takes_as_many_calls_as_denoising_steps_at_decreasing_noise():
     prior.calls.clear()
     rule.targets(Teacher(prior, Prompts(prior.prior, "red")), grey, *views_and_draws(step=0))
     assert [int(prior.calls[0][1][0]), len(prior.calls)] == [999, 5]
+
+
+def test_an_empty_range_of_timesteps_is_refused():
+    with pytest.raises(ValueError, match="t_min must not exceed t_max, but does at step 100"):
+        IM3D(t_min=0.3, t_max=[0, 0.8, 0.2, 100]).check()
+    IM3D(t_min=0.2, t_max=[0, 0.8, 0.2, 100]).check()

@@ -35,6 +35,7 @@ class IM3D(GuidanceSettings):
     )
     first_fit: int = setting(120, "fitting steps after round 0", unit="steps", low=1)
     fit: int = setting(40, "fitting steps after a later round", unit="steps", low=1)
+    starts: int = setting(3, "samples of round 0, of which the one whose views agree best in shape is kept", low=1, high=100)
     first_denoise: int = setting(20, "denoising steps of round 0", low=1, high=1000)
     denoise: int = setting(6, "denoising steps of a later round", low=1, high=1000)
     bank: int = setting(6, "newest rounds that are kept as targets", unit="rounds", low=1, high=1000)
@@ -45,17 +46,17 @@ class IM3D(GuidanceSettings):
         """Whether a round begins at this step."""
         return step == 0 or (step >= self.first_fit and (step - self.first_fit) % self.fit == 0)
 
-    def targets(self, teacher: Teacher, rgb: Tensor, cameras: Cameras, draws: Draws) -> Tensor:
-        """Target images [B,3,H,W] for the views rendered as rgb [B,H,W,3].
+    def targets(self, teacher: Teacher, rgb: Tensor, cameras: Cameras, draws: Draws, start: int = 0) -> Tensor:
+        """Target images [B,3,H,W] for the views rendered as rgb [B,H,W,3]; each `start` is another sample.
 
         Round 0 starts from the noised rendering of the initial blob, not from pure noise: a schedule that leaves signal at its
         last step would turn the missing background into grey.
         """
         step, last = draws.step, len(teacher.prior.alphas_cumprod) - 1
-        start = 1.0 if step == 0 else self.scheduled("t_max", step)
+        level = 1.0 if step == 0 else self.scheduled("t_max", step)
         count = self.first_denoise if step == 0 else self.denoise
-        end = min(self.scheduled("t_min", step), start)
-        timesteps = [round(last * (start + (end - start) * i / max(count - 1, 1))) for i in range(count)]
+        end = self.scheduled("t_min", step)
+        timesteps = [round(last * (level + (end - level) * i / max(count - 1, 1))) for i in range(count)]
         z = teacher.prior.encode(rgb.permute(0, 3, 1, 2))
-        z = teacher.denoise(z, timesteps, self.scheduled("cfg", step), self.scheduled("rescale", step), cameras, draws)
+        z = teacher.denoise(z, timesteps, self.scheduled("cfg", step), self.scheduled("rescale", step), cameras, draws, f"noise/{start}")
         return teacher.prior.decode(z).clamp(0, 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from threedgen.config.schema import setting
-from threedgen.schedule import at
+from threedgen.schedule import at, knots_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,12 @@ class GuidanceSettings:
     t_min: Any = setting(0.02, "smallest timestep, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
     t_max: Any = setting(0.98, "largest timestep, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
     cfg: Any = setting(7.5, "guidance scale s in eps_null + s (eps_text - eps_null); 1 is none", low=-100.0, high=1000.0, scheduled=True)
+
+    def check(self) -> None:
+        """ValueError where the range of timesteps is empty at some step."""
+        for step, _ in knots_of(self.t_min) + knots_of(self.t_max):
+            if at(self.t_min, int(step)) > at(self.t_max, int(step)):
+                raise ValueError(f"t_min must not exceed t_max, but does at step {int(step)}")
 
     def scheduled(self, name: str, step: int) -> float:
         """Value of a scheduled setting at a step."""
