@@ -163,3 +163,13 @@ def test_a_few_steps_turn_the_field_to_the_prompted_colour(guidance):
     seen = render.rgb[render.alpha[..., 0] > 0.9]
     assert len(seen) > 3
     assert (seen - torch.tensor([1.0, 0, 0])).abs().mean() < 0.15
+
+
+def test_a_white_object_on_white_keeps_its_inside_where_it_has_an_outline():
+    image = torch.ones(1, 32, 32, 3)
+    image[0, 8:24, 8:24] = 0.2
+    image[0, 10:22, 10:22] = 1.0
+    mask = background_mask(image)[0]
+    assert mask[0, 0]
+    assert not mask[8:24, 8:24].any()
+    assert mask.sum() == 32 * 32 - 16 * 16

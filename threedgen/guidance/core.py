@@ -49,19 +49,16 @@ class Teacher:
         return dict(zip(terms, eps.split(views), strict=True))
 
     @torch.no_grad()
-    def denoise(
-        self, z: Tensor, timesteps: list[int], scale: float, rescale: float, cameras: Cameras, draws: Draws, purpose: str = "noise"
-    ) -> Tensor:
+    def denoise(self, z: Tensor, timesteps: list[int], scale: float, rescale: float, cameras: Cameras, draws: Draws) -> Tensor:
         """Noise z [B,C,h,w] to the first timestep and denoise it deterministically through the others (DDIM, arXiv 2010.02502).
 
         Args:
             timesteps: decreasing; after the last one the estimate of the clean latent is returned.
             scale: classifier-free guidance scale; rescale: share of the standard-deviation rescale of each estimate.
-            purpose: key of the noise; another one gives another sample.
         """
         text, null = Term("text"), Term("null")
         alphas = self.prior.alphas_cumprod
-        noise = draws.normal(purpose, z.shape[1:]).to(z.dtype)
+        noise = draws.normal("noise", z.shape[1:]).to(z.dtype)
         for timestep in timesteps:
             t = torch.full((len(z),), timestep, dtype=torch.long, device=z.device)
             noisy = noisy_state(z, t, noise, alphas, len(z))

@@ -35,7 +35,6 @@ class IM3D(GuidanceSettings):
     )
     first_fit: int = setting(120, "fitting steps after round 0", unit="steps", low=1)
     fit: int = setting(40, "fitting steps after a later round", unit="steps", low=1)
-    starts: int = setting(3, "samples of round 0, of which the one whose views agree best in shape is kept", low=1, high=100)
     first_denoise: int = setting(20, "denoising steps of round 0", low=1, high=1000)
     denoise: int = setting(6, "denoising steps of a later round", low=1, high=1000)
     bank: int = setting(6, "newest rounds that are kept as targets", unit="rounds", low=1, high=1000)
@@ -46,8 +45,8 @@ class IM3D(GuidanceSettings):
         """Whether a round begins at this step."""
         return step == 0 or (step >= self.first_fit and (step - self.first_fit) % self.fit == 0)
 
-    def targets(self, teacher: Teacher, rgb: Tensor, cameras: Cameras, draws: Draws, start: int = 0) -> Tensor:
-        """Target images [B,3,H,W] for the views rendered as rgb [B,H,W,3]; each `start` is another sample.
+    def targets(self, teacher: Teacher, rgb: Tensor, cameras: Cameras, draws: Draws) -> Tensor:
+        """Target images [B,3,H,W] for the views rendered as rgb [B,H,W,3].
 
         Round 0 starts from the noised rendering of the initial blob, not from pure noise: a schedule that leaves signal at its
         last step would turn the missing background into grey.
@@ -58,5 +57,5 @@ class IM3D(GuidanceSettings):
         end = self.scheduled("t_min", step)
         timesteps = [round(last * (level + (end - level) * i / max(count - 1, 1))) for i in range(count)]
         z = teacher.prior.encode(rgb.permute(0, 3, 1, 2))
-        z = teacher.denoise(z, timesteps, self.scheduled("cfg", step), self.scheduled("rescale", step), cameras, draws, f"noise/{start}")
+        z = teacher.denoise(z, timesteps, self.scheduled("cfg", step), self.scheduled("rescale", step), cameras, draws)
         return teacher.prior.decode(z).clamp(0, 1)

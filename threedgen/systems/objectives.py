@@ -106,27 +106,6 @@ def background_mask(images: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(masks)).to(images.device)
 
 
-def hull_coverage(empty: Tensor, cameras: Cameras, grid: int = 64, pixels: int = 32) -> float:
-    """How well silhouettes agree on one shape: the share of each that their visual hull still fills, mean over views, in [0,1].
-
-    The hull is what no view sees as background. Views that show different orientations carve it away.
-
-    Args:
-        empty: [V,H,W] background of the views; cameras: of the views.
-        grid: cells of the hull along an axis of the cube [-1,1]^3; pixels: side of the images that are compared.
-    """
-    axis = (torch.arange(grid, device=empty.device) + 0.5) * (2 / grid) - 1
-    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    clip = torch.einsum("vij,pj->vpi", cameras.view_projection(), F.pad(points, (0, 1), value=1.0))
-    seen = clip[..., :2] / clip[..., 3:] * 0.5 + 0.5
-    cells = torch.stack([seen[..., 0], 1 - seen[..., 1]], -1).mul(pixels).long().clamp(0, pixels - 1)
-    index = cells[..., 1] * pixels + cells[..., 0]
-    shown = F.adaptive_avg_pool2d((~empty).float()[:, None], pixels).flatten(1) > 0.5
-    hull = shown.gather(1, index).all(0)
-    filled = torch.stack([torch.zeros_like(row).scatter_(0, i[hull], True) for row, i in zip(shown, index, strict=True)])
-    return ((filled & shown).sum(1) / shown.sum(1).clamp(min=1)).mean().item()
-
-
 class ReconstructionObjective(Objective):
     """Fits random rays of the target bank; at the steps where a round begins, asks the guidance for new targets first."""
 
@@ -139,11 +118,7 @@ class ReconstructionObjective(Objective):
     def ask(self, representation: Representation, draws: Draws) -> None:
         cameras = self.sampler.sample(draws)
         rgb = representation.render(cameras).rgb
-        starts = range(self.guidance.starts if draws.step == 0 else 1)
-        samples = [self.guidance.targets(self.teacher, rgb, cameras, draws, start) for start in starts]
-        if len(samples) > 1:
-            samples.sort(key=lambda images: hull_coverage(background_mask(images.permute(0, 2, 3, 1)), cameras))
-        self.bank.add(samples[-1], cameras)
+        self.bank.add(self.guidance.targets(self.teacher, rgb, cameras, draws), cameras)
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
         if self.guidance.asks(draws.step):
