@@ -14,8 +14,8 @@ from threedgen.priors.base import Conditioning
 class Prompts:
     """Embeddings of a closed-form prior under the names rules use."""
 
-    def __init__(self, prior: GaussianMixturePrior, prompt: str) -> None:
-        self.embeddings = {"text": prior.encode_text([prompt]), "null": prior.encode_text([""])}
+    def __init__(self, prior: GaussianMixturePrior, prompt: str, negative: str = "") -> None:
+        self.embeddings = {"text": prior.encode_text([prompt]), "negative": prior.encode_text([negative])}
 
     def get(self, name: str) -> Tensor:
         return self.embeddings[name]

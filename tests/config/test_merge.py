@@ -73,3 +73,9 @@ def test_stages_keep_their_order(config_file):
 @pytest.mark.parametrize(("raw", "value"), [("yes", True), ("False", False), ("on", True), ("0", False)])
 def test_booleans(config_file, raw, value):
     assert load(config_file(TEXT), [f"stages.coarse.guidance.strict={raw}"]).settings.stages["coarse"].guidance.strict is value
+
+
+@pytest.mark.parametrize("override", ["stages=", "stages={}", "stages.coarse=null", "export=~", "stages.coarse.cameras="])
+def test_a_group_cannot_be_emptied_from_the_command_line(config_file, override):
+    with pytest.raises(UserError, match="is a group of keys"):
+        load(config_file(TEXT), [override])

@@ -33,7 +33,7 @@ def test_the_gradient_of_sds_is_its_formula_on_exact_scores(name, scale):
     noise = draws.normal("noise", z.shape[1:]).double()
     z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
     eps = Teacher(prior, Prompts(prior, "red")).predict(SDS.terms, {"t": noisy_state(z, t, noise, prior.alphas_cumprod, 4)}, cameras)
-    text, null = eps[Term("text")], eps[Term("null")]
+    text, null = eps[Term("text")], eps[Term("negative")]
     assert torch.allclose(text, (z_t - abar.sqrt() * torch.tensor([1.0, -1, -1]).view(3, 1, 1)) / (1 - abar).sqrt())
     w = {"sigma2": 1 - abar, "one": 1.0, "alpha_sigma2": abar.sqrt() * (1 - abar), "sigma_over_alpha": ((1 - abar) / abar).sqrt()}[name]
     assert torch.allclose(gradient, w * (null + scale * (text - null) - noise), rtol=1e-5, atol=1e-9)
@@ -140,3 +140,16 @@ def test_the_prior_gets_no_gradient_and_the_render_does():
     distill(SDS(space="both"), Teacher(prior, Prompts(prior, "red")), rgb, cameras, draws).loss.backward()
     assert rgb.grad is not None
     assert rgb.grad.abs().sum() > 0
+
+
+def test_the_negative_prompt_takes_the_place_of_the_null_prompt():
+    prior = two_image_prior()
+    gradients = []
+    for negative in ("", "blue"):
+        rgb = rendered()
+        cameras, draws = views_and_draws()
+        out = distill(SDS(t_min=0.9, t_max=0.9), Teacher(prior, Prompts(prior, "red", negative)), rgb, cameras, draws)
+        gradients.append(torch.autograd.grad(out.loss, rgb)[0])
+    # Away from blue: less blue than away from the mean of both, where the gradient on blue is larger and the one on red smaller.
+    assert (gradients[1][..., 2] > gradients[0][..., 2]).all()
+    assert (gradients[1][..., 0] < gradients[0][..., 0]).all()

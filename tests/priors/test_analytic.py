@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 
+from tests.sampling import add_noise, ddim_step, predict_z0, timesteps
 from threedgen.cameras import orbit_cameras
 from threedgen.draws import generator
 from threedgen.errors import UserError
 from threedgen.priors.analytic import GaussianMixturePrior, ImageMixturePrior, scaled_linear
 from threedgen.priors.base import Conditioning
 from threedgen.priors.prompts import PromptBank
-from threedgen.priors.sampling import add_noise, ddim_step, predict_z0, timesteps
 
 SIZE = 4
 NAMES = ["barrel", "red apple", "apple"]

@@ -5,6 +5,7 @@ import torch
 
 from threedgen.priors.loading import load_prior
 from threedgen.priors.prompts import PromptBank
+from threedgen.priors.text import TextEncoder
 
 
 @pytest.fixture
@@ -61,13 +62,6 @@ def test_cache_file_cut_short_is_made_again(prior, tmp_path):
     assert prior.seen == []
 
 
-def test_text_encoder_can_be_freed_and_comes_back(prior):
-    before = prior.encode_text(["a red apple"])
-    prior.free_text_encoder()
-    assert prior._text is None
-    torch.testing.assert_close(prior.encode_text(["a red apple"]), before)
-
-
 def test_words_beyond_the_limit_are_named(prior):
     prompt = "a red apple and " * 10 + "a pear at the end"
     with pytest.warns(UserWarning, match="longer than the 32 tokens") as caught:
@@ -81,7 +75,7 @@ def test_words_beyond_the_limit_are_named(prior):
 
 def test_prompt_at_the_limit_is_whole(prior):
     words = "a red apple and a red apple and a red apple and a red apple and a red apple and a red apple and a red apple and a red"
-    length = len(prior._encoder().tokenizer(words)["input_ids"])
-    assert length == 32
-    assert prior._encoder().cut(words) == ""
-    assert prior._encoder().cut(words + " apple") == "apple"
+    encoder = TextEncoder(prior.folder, prior.device)
+    assert len(encoder.tokenizer(words)["input_ids"]) == 32
+    assert encoder.cut(words) == ""
+    assert encoder.cut(words + " apple") == "apple"

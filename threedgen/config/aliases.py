@@ -32,5 +32,3 @@ BUILT_IN = {
     "embedded": "small multi-view model that comes with threedgen; runs on a plain CPU",
     "analytic": "closed-form distribution over known images, for tests with a ground truth",
 }
-
-OFFLINE = "a name needs the weights in the local Hugging Face cache; offline, give the folder of a diffusers model instead"

@@ -65,6 +65,8 @@ def from_file(top: MappingNode, place: str) -> list[Assignment]:
     """Assignments of a config file."""
     return list(_unique(_flatten(top, RunSettings, "", Source(place), place)))
 
+EMPTY = MappingNode("tag:yaml.org,2002:map", [])  # what a comment alone holds
+
 
 def from_overrides(overrides: Sequence[str]) -> list[Assignment]:
     """Assignments of `a.b=c` words, split at the first `=`; the text after it is kept as it is."""
@@ -76,8 +78,8 @@ def from_overrides(overrides: Sequence[str]) -> list[Assignment]:
         place = _descend_all(RunSettings, path)
         if place is None:
             found.append(Assignment(path, raw, COMMAND_LINE))
-        elif node := compose(raw, f"command line, {path}"):
-            found += _flatten(node, place, path, COMMAND_LINE, "")
+        else:
+            found += _flatten(compose(raw or "null", f"command line, {path}") or EMPTY, place, path, COMMAND_LINE, "")
     return found
 
 
@@ -109,10 +111,12 @@ def _flatten(node: Node, place: Place, path: str, source: Source, file: str) -> 
     if place is None:
         yield Assignment(path, node, source)
     elif isinstance(node, MappingNode):
+        if not file and not node.value:
+            raise UserError(f"{path} is a group of keys and cannot be emptied ({source}): {suggest.inside(path, _type_hint(place))}")
         for name, value, line in _entries(node, path, source):
             here = Source(file, line) if file else source
             yield from _flatten(value, _descend_all(place, name), join(path, name), here, file)
-    elif not (isinstance(node, ScalarNode) and node.value in ("", "~", "null") and not node.style):
+    elif not (file and isinstance(node, ScalarNode) and node.value in ("", "~", "null") and not node.style):
         raise UserError(f"{path} is a group of keys, got {describe(node)} ({source}): {suggest.inside(path, _type_hint(place))}")
 
 

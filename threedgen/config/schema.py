@@ -167,7 +167,9 @@ class ExportSettings:
     turntable_resolution: int = setting(256, "height and width of the turntable", unit="pixels", low=32, high=2048)
 
     def check(self) -> None:
-        """Texture sides are powers of two, which every viewer can mip-map."""
+        """Something is written, each format once; texture sides are powers of two, which every viewer can mip-map."""
+        if not self.formats or len(set(self.formats)) < len(self.formats):
+            raise ValueError(f"formats must name at least one format, each once, got {self.formats}")
         if self.texture & (self.texture - 1):
             raise ValueError(f"texture must be a power of two (512, 1024, 2048, ...), got {self.texture}")
 
@@ -193,6 +195,6 @@ class RunSettings:
     )
     preview_every: int = setting(100, "steps between preview images; 0 writes none", unit="steps", low=0, affects_result=False)
     checkpoint_every: int = setting(200, "steps between checkpoints; 0 keeps only the last", unit="steps", low=0, affects_result=False)
-    stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages, run in order"})
+    stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages; one in this version"})
     export: ExportSettings = field(default_factory=ExportSettings, metadata={"doc": "the asset written at the end"})
     schema_version: int = setting(SCHEMA_VERSION, "version of the config format", low=SCHEMA_VERSION, high=SCHEMA_VERSION)

@@ -16,7 +16,7 @@ from threedgen.priors.base import Conditioning, Prior
 
 
 class Prompts(Protocol):
-    """Embeddings by the name of the conditioning ("text", "null", ...)."""
+    """Embeddings by the name of the conditioning ("text", "negative", ...)."""
 
     def get(self, name: str) -> Tensor:
         """[1,T,D] embedding."""
@@ -25,11 +25,10 @@ class Prompts(Protocol):
 
 @dataclass
 class GuidanceOutput:
-    """Loss of a step (its gradient is what the rule wants) and what to look at while debugging."""
+    """Loss of a step (its gradient is what the rule wants) and numbers to log."""
 
     loss: Tensor
     info: dict[str, float] = field(default_factory=dict)
-    estimate: Tensor | None = None
 
 
 class Teacher:
@@ -56,14 +55,14 @@ class Teacher:
             timesteps: decreasing; after the last one the estimate of the clean latent is returned.
             scale: classifier-free guidance scale; rescale: share of the standard-deviation rescale of each estimate.
         """
-        text, null = Term("text"), Term("null")
+        text, negative = Term("text"), Term("negative")
         alphas = self.prior.alphas_cumprod
         noise = draws.normal("noise", z.shape[1:]).to(z.dtype)
         for timestep in timesteps:
             t = torch.full((len(z),), timestep, dtype=torch.long, device=z.device)
             noisy = noisy_state(z, t, noise, alphas, len(z))
-            eps = self.predict((text, null), {"t": noisy}, cameras)
-            guided = eps[null] + scale * (eps[text] - eps[null])
+            eps = self.predict((text, negative), {"t": noisy}, cameras)
+            guided = eps[negative] + scale * (eps[text] - eps[negative])
             noise = noisy.rescaled(guided, eps[text], rescale)
             z = noisy.estimate(noise)
         return z
@@ -124,4 +123,4 @@ def distill(rule: Rule, teacher: Teacher, rgb: Tensor, cameras: Cameras, draws: 
             shown = torch.nn.functional.interpolate(target, x.shape[-2:], mode="bilinear", antialias=True)
         loss = loss + gradient_loss(x, clipped(w * noisy.alpha / noisy.sigma * (x - shown), limit).detach())
     info = {"t": float(t[0]), "grad_rms": float((w * residual).square().mean().sqrt())}
-    return GuidanceOutput(rule.scheduled("scale", step) * loss, info, estimate=noisy.z - noisy.sigma / noisy.alpha * residual)
+    return GuidanceOutput(rule.scheduled("scale", step) * loss, info)

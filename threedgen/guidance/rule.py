@@ -32,12 +32,12 @@ class GuidanceSettings:
 
     t_min: Any = setting(0.02, "smallest timestep, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
     t_max: Any = setting(0.98, "largest timestep, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
-    cfg: Any = setting(7.5, "guidance scale s in eps_null + s (eps_text - eps_null); 1 is none", low=-100.0, high=1000.0, scheduled=True)
+    cfg: Any = setting(7.5, "guidance scale s in eps_neg + s (eps_text - eps_neg); 1 is none", low=-100.0, high=1000.0, scheduled=True)
 
     def check(self) -> None:
         """ValueError where the range of timesteps is empty at some step."""
         for step, _ in knots_of(self.t_min) + knots_of(self.t_max):
-            if at(self.t_min, int(step)) > at(self.t_max, int(step)):
+            if at(self.t_min, int(step)) > at(self.t_max, int(step)) + 1e-9:
                 raise ValueError(f"t_min must not exceed t_max, but does at step {int(step)}")
 
     def scheduled(self, name: str, step: int) -> float:
@@ -62,7 +62,7 @@ class Rule(GuidanceSettings):
     grad_clip: Any = setting(0.0, "largest absolute value of an entry of the gradient; 0 is none", low=0.0, scheduled=True)
     scale: Any = setting(1.0, "factor on the loss", low=0.0, scheduled=True)
 
-    terms: ClassVar[tuple[Term, ...]] = (Term("text"), Term("null"))
+    terms: ClassVar[tuple[Term, ...]] = (Term("text"), Term("negative"))
     noiser: ClassVar[str] = "random"
 
     def residual(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: int) -> Tensor:

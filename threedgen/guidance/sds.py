@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @register("guidance", "sds")
 @dataclass
 class SDS(Rule):
-    """G = w(t) (eps_s - eps), eps_s = eps_null + s (eps_text - eps_null).
+    """G = w(t) (eps_s - eps), eps_s = eps_neg + s (eps_text - eps_neg), eps_neg that of the negative prompt (empty: the null prompt).
 
     With `weight: sigma_over_alpha` this is the reconstruction form: G = z - z0_hat, the gradient of |z - z0_hat|^2 / 2.
     """
@@ -34,6 +34,6 @@ class SDS(Rule):
 
     def guided(self, eps: dict[Term, Tensor], noisy: Noisy, step: int) -> Tensor:
         """Noise prediction with classifier-free guidance, rescaled where asked."""
-        text, null = (eps[term] for term in self.terms)
-        guided = null + self.scheduled("cfg", step) * (text - null)
+        text, negative = (eps[term] for term in self.terms)
+        guided = negative + self.scheduled("cfg", step) * (text - negative)
         return noisy.rescaled(guided, text, self.scheduled("rescale", step))

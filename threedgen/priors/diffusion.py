@@ -54,7 +54,6 @@ class DiffusionPrior:
         self._joint = self.view_training is not None and self.view_training.multiview
         if self._joint:
             self.unet.set_attn_processor(JointSelfAttention())
-        self._text: TextEncoder | None = None
         self.text_fingerprint = files.text_fingerprint(folder)
 
     def _check_unet(self) -> None:
@@ -69,17 +68,8 @@ class DiffusionPrior:
             )
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        """[N,T,D] float32 embeddings; "" is the null prompt. The text encoder is loaded at the first call."""
-        return self._encoder()(texts)
-
-    def _encoder(self) -> TextEncoder:
-        if self._text is None:
-            self._text = TextEncoder(self.folder, self.device)
-        return self._text
-
-    def free_text_encoder(self) -> None:
-        """Give back the memory of the text encoder; a later `encode_text` loads it again."""
-        self._text = None
+        """[N,T,D] float32 embeddings; "" is the null prompt. The text encoder is in memory during the call only."""
+        return TextEncoder(self.folder, self.device)(texts)
 
     def encode(self, rgb: Tensor) -> Tensor:
         """Latents [B,C,h,h] of images [B,3,H,W] in [0,1], the mode of the encoder's Gaussian; gradient flows to the images.

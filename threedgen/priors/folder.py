@@ -84,7 +84,9 @@ def load_network(cls: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
             )
         except Exception as error:
-            raise UserError(f"prior folder {folder}: {part} cannot be loaded: {first_line(error)}") from error
+            raise UserError(
+                f"prior folder {folder}: {part} cannot be loaded, its weights are damaged or do not fit config.json: {first_line(error)}"
+            ) from error
     if report["missing_keys"]:
         raise UserError(f"prior folder {folder}: {part} lacks the weights of {sorted(report['missing_keys'])[0]}")
     return network.eval().requires_grad_(False)

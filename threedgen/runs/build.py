@@ -32,6 +32,13 @@ def pick_device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def only_stage(settings: RunSettings) -> tuple[str, StageSettings]:
+    """The stage of a run and its name; UserError where there are several."""
+    if len(settings.stages) > 1:
+        raise UserError(f"the config has the stages {', '.join(settings.stages)}: a run has one stage in this version")
+    return next(iter(settings.stages.items()))
+
+
 def build_prior(name: str, device: str) -> Prior:
     """The prior a config names: "analytic" is the closed-form one over the shipped meshes, the others are diffusion models."""
     return analytic_prior(device) if name == "analytic" else load_prior(name, device)
@@ -52,7 +59,8 @@ def analytic_prior(device: str) -> ImageMixturePrior:
 def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Teacher:
     """The prior with the run's prompts encoded."""
     prior = build_prior(settings.prior, device)
-    return Teacher(prior, PromptBank(prior, settings.prompt, settings.negative_prompt, cache))
+    prompts = PromptBank(prior, settings.prompt, settings.negative_prompt, cache)
+    return Teacher(prior, prompts)
 
 
 def build_representation(stage: StageSettings, seed: int, device: str) -> Representation:

@@ -14,7 +14,7 @@ from threedgen.config.schema import RunSettings, StageSettings
 from threedgen.guidance.core import Teacher
 from threedgen.guidance.im3d import IM3D
 from threedgen.representations.hashgrid import HashGridField
-from threedgen.runs.build import build_representation, build_teacher, pick_device
+from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
 from threedgen.systems.distillation import Distillation
 from threedgen.systems.objectives import ReconstructionObjective
 from threedgen.systems.regularizers import needs_normals, penalties
@@ -39,15 +39,15 @@ class Estimate:
 
 
 def estimate(settings: RunSettings) -> Estimate:
-    """Build the first stage, time a few of its steps, and extrapolate to all steps and rounds."""
+    """Build the stage, time a few of its steps, and extrapolate to all steps and rounds."""
+    name, stage = only_stage(settings)
     device = pick_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     started = time.monotonic()
     teacher = build_teacher(settings, device, None)
     parts = {"loading": time.monotonic() - started}
-    for name, stage in settings.stages.items():
-        parts |= {f"stage {name}, {what}": seconds for what, seconds in _stage_seconds(stage, teacher, settings.seed, device).items()}
+    parts |= {f"stage {name}, {what}": seconds for what, seconds in _stage_seconds(stage, teacher, settings.seed, device).items()}
     parts["export"] = EXPORT_SECONDS + FRAME_SECONDS * settings.export.turntable_frames
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Estimate(sum(parts.values()), peak + TEXEL_BYTES * settings.export.texture**2, parts)

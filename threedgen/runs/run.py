@@ -19,10 +19,9 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from threedgen.config.naming import run_folder
 from threedgen.config.schema import RunSettings
 from threedgen.config.serialize import to_yaml
-from threedgen.errors import UserError
 from threedgen.export.asset import export_asset
 from threedgen.representations.base import Representation
-from threedgen.runs.build import build_representation, build_teacher, pick_device
+from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
 from threedgen.runs.callbacks import Checkpoints, Previews, Progress, Status
 from threedgen.runs.folder import RunFolder, environment, write_json, write_text
 from threedgen.systems.distillation import Distillation
@@ -51,8 +50,7 @@ def execute(settings: RunSettings, config_name: str, command: str = "", sources:
         KeyboardInterrupt: after the state was saved; status.json says "interrupted".
     """
     started = time.monotonic()
-    if len(settings.stages) > 1:
-        raise UserError(f"the config has the stages {', '.join(settings.stages)}: a run has one stage in this version")
+    only_stage(settings)
     folder = RunFolder(run_folder(settings, config_name))
     with folder.locked():
         try:
@@ -83,7 +81,7 @@ def _work(settings: RunSettings, folder: RunFolder) -> dict[str, Path]:
     device = pick_device(settings.device)
     write_json(folder.path / "environment.json", environment(device))
     teacher = build_teacher(settings, device, folder.prompts)
-    (name, stage), *_ = settings.stages.items()
+    name, stage = only_stage(settings)
     representation = build_representation(stage, settings.seed, device)
     fit(Distillation(stage, representation, teacher, settings.seed), name, settings, folder, device)
     return _export(settings, folder, representation)
