@@ -2,7 +2,7 @@
 
     python benchmarks/oracle.py [--seeds 0 1 2] [--steps 200] [key=value ...]
 
-Runs configs/quickstart-sds.yaml with `prior=analytic`, shortened and at 32 pixels, once for each mesh and seed, and compares the
+Runs configs/quickstart-sds.yaml with `prior=analytic` once for each mesh and seed, and compares the
 extracted mesh and views that no step drew with the truth. Prints one table and writes benchmarks/results/oracle.json.
 """
 
