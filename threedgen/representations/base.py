@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from threedgen.cameras import Cameras
 from threedgen.draws import Draws
+from threedgen.ops.ray_march import ray_indices
 
 
 @dataclass
@@ -33,8 +34,7 @@ class Samples:
     @property
     def ray(self) -> Tensor:
         """[S] index of the ray of every sample."""
-        rays = torch.arange(len(self.offsets) - 1, device=self.t.device)
-        return torch.repeat_interleave(rays, self.offsets.diff(), output_size=len(self.t))
+        return ray_indices(self.offsets, len(self.t))
 
 
 @dataclass

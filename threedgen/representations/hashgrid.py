@@ -15,7 +15,7 @@ from threedgen.draws import Draws
 from threedgen.materials.background import Background
 from threedgen.ops.composite import composite
 from threedgen.ops.hash_grid import HashGridSpec, hash_grid
-from threedgen.ops.ray_march import march_rays
+from threedgen.ops.ray_march import march_rays, ray_indices
 from threedgen.representations.base import Mesh, Render, Representation, Samples
 from threedgen.representations.extraction import auto_threshold, extract_mesh
 from threedgen.representations.occupancy import OccupancyGrid
@@ -82,7 +82,7 @@ class HashGridField(Representation):
         step = self.step_length / radius
         offsets, t = march_rays(origins / radius, directions, near / radius, far / radius, self.occupancy.occupied, jitter, step)
         t = t * radius
-        ray = torch.repeat_interleave(torch.arange(len(origins), device=t.device), offsets.diff(), output_size=len(t))
+        ray = ray_indices(offsets, len(t))
         points = origins[ray] + t[:, None] * directions[ray]
         sigma, rgb = self.query(points)
         normal = self.normals(points) if normals else None
