@@ -14,11 +14,15 @@ from threedgen.priors.base import Conditioning
 class Prompts:
     """Embeddings of a closed-form prior under the names rules use."""
 
-    def __init__(self, prior: GaussianMixturePrior, prompt: str, negative: str = "") -> None:
-        self.embeddings = {"text": prior.encode_text([prompt]), "negative": prior.encode_text([negative])}
+    def __init__(self, prior: GaussianMixturePrior, prompt: str, negative: str = "", **further: str) -> None:
+        texts = {"text": prompt, "plain": prompt, "null": "", "negative": negative, **further}
+        self.embeddings = {name: prior.encode_text([text]) for name, text in texts.items()}
 
-    def get(self, name: str) -> Tensor:
-        return self.embeddings[name]
+    def rows(self, name: str, c2w: Tensor) -> Tensor:
+        return self.embeddings[name].expand(len(c2w), -1, -1)
+
+    def perp_neg_weights(self, c2w: Tensor) -> Tensor:
+        return -torch.ones(len(c2w), 2)
 
 
 class CountingPrior:

@@ -76,7 +76,7 @@ def test_settings_are_typed(config_file):
         ("export=glb", ["group of keys", "export.formats"]),
         ("stages.coarse.guidance=sds", ["group of keys", "stages.coarse.guidance.type"]),
         ("stages.coarse.representation.base_resolution=300", ["max_resolution", "base_resolution"]),
-        ("stages.coarse.guidance.type=sdds", ["unknown guidance 'sdds'", "did you mean 'sds'"]),
+        ("stages.coarse.guidance.type=sds_", ["unknown guidance 'sds_'", "did you mean 'sds'"]),
         ("stages.coarse.guidance.type=[sds]", ["stages.coarse.guidance.type"]),
         ("schema_version=2", ["schema_version", "equal to 1"]),
         ("seed", ["'seed' is no override", "key=value"]),

@@ -97,5 +97,3 @@ def test_a_single_triangle_can_be_textured():
     weight = weight / weight.sum(-1, keepdim=True)
     points, uv = weight @ charts.vertices[charts.faces[0]], weight @ charts.uv[charts.faces[0]]
     assert (sample_texture(texture, uv) - waves(points)).abs().max() < 3 / 255
-
-

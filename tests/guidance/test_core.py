@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from tests.oracles import CountingPrior, Prompts, gaussian_prior, two_image_prior, views_and_draws
-from threedgen.guidance.core import Teacher, clipped, distill, gradient_loss, weight
-from threedgen.guidance.noisers import noisy_state, random_noise, sample_timestep
+from threedgen.guidance.core import Step, Teacher, clipped, distill, gradient_loss, weight
+from threedgen.guidance.noisers import noisy_state, random_noise
 from threedgen.guidance.rule import Term
 from threedgen.guidance.sds import SDS
+from threedgen.guidance.timesteps import sample_timestep
 
 
 def rendered(views: int = 4, size: int = 6, seed: int = 1) -> torch.Tensor:
@@ -28,11 +29,12 @@ def test_the_gradient_of_sds_is_its_formula_on_exact_scores(name, scale):
     rule = SDS(cfg=scale, weight=name, t_min=0.3, t_max=0.3)
     gradient, cameras, draws = latent_gradient(rule, prior, rgb)
     z = (2 * rgb.detach() - 1).permute(0, 3, 1, 2)
-    t = sample_timestep(0.3, 0.3, 1000, draws)
     abar = prior.alphas_cumprod[300]
     noise = draws.normal("noise", z.shape[1:]).double()
     z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
-    eps = Teacher(prior, Prompts(prior, "red")).predict(SDS.terms, {"t": noisy_state(z, t, noise, prior.alphas_cumprod, 4)}, cameras)
+    teacher, t = Teacher(prior, Prompts(prior, "red")), torch.full((4,), 300)
+    step = Step(rule, teacher, z, t, cameras, draws)
+    eps = step.predict(*rule.terms(), t=noisy_state(z, t, noise, prior.alphas_cumprod, 4))
     text, null = eps[Term("text")], eps[Term("negative")]
     assert torch.allclose(text, (z_t - abar.sqrt() * torch.tensor([1.0, -1, -1]).view(3, 1, 1)) / (1 - abar).sqrt())
     w = {"sigma2": 1 - abar, "one": 1.0, "alpha_sigma2": abar.sqrt() * (1 - abar), "sigma_over_alpha": ((1 - abar) / abar).sqrt()}[name]
@@ -115,19 +117,21 @@ def test_clipping_bounds_entries_and_drops_what_is_not_finite():
 
 
 def test_timesteps_cover_the_range_and_are_shared_by_the_views():
-    drawn = [sample_timestep(0.1, 0.3, 1000, views_and_draws(step=s)[1]) for s in range(500)]
+    abar = two_image_prior().alphas_cumprod
+    drawn = [sample_timestep(SDS(t_min=0.1, t_max=0.3), abar, views_and_draws(step=s)[1], 500) for s in range(500)]
     assert all(len(t.unique()) == 1 for t in drawn)
     values = torch.stack([t[0] for t in drawn])
     assert values.min() >= 100
     assert values.max() <= 300
     assert values.max() - values.min() > 180
-    assert sample_timestep(0.999, 1.0, 1000, views_and_draws()[1]).max() <= 999
+    assert sample_timestep(SDS(t_min=0.999, t_max=1.0), abar, views_and_draws()[1], 500).max() <= 999
 
 
 def test_noise_is_independent_per_view_and_keeps_the_variance():
     z = torch.zeros(4, 3, 32, 32)
-    _, draws = views_and_draws()
-    state = random_noise(z, torch.full((4,), 999), gaussian_prior().alphas_cumprod, draws)["t"]
+    cameras, draws = views_and_draws()
+    prior = gaussian_prior()
+    state = random_noise(Step(SDS(), Teacher(prior, Prompts(prior, "")), z, torch.full((4,), 999), cameras, draws))
     assert torch.allclose(state.alpha**2 + state.sigma**2, torch.ones(4, 1, 1, 1))
     assert not torch.equal(state.noise[0], state.noise[1])
     assert weight("one", state).unique().item() == 1

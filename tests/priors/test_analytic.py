@@ -17,6 +17,8 @@ from threedgen.priors.prompts import PromptBank
 SIZE = 4
 NAMES = ["barrel", "red apple", "apple"]
 
+ONE_VIEW = torch.eye(4)[None]
+
 
 def normal(key: str, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator(0, 0, 0, key), dtype=torch.float64)
@@ -140,8 +142,8 @@ def test_prompt_that_names_no_object_or_several_is_refused(prompt):
 def test_prompt_bank_works_with_closed_forms(tmp_path):
     prior = mixture()
     bank = PromptBank(prior, "a barrel", cache=tmp_path)
-    torch.testing.assert_close(bank.get("null").exp(), torch.full((1, 1, 3), 1 / 3))
-    assert bank.get("text").exp().tolist() == [[[1.0, 0.0, 0.0]]]
+    torch.testing.assert_close(bank.rows("null", ONE_VIEW).exp(), torch.full((1, 1, 3), 1 / 3))
+    assert bank.rows("text", ONE_VIEW).exp().tolist() == [[[1.0, 0.0, 0.0]]]
 
 
 def test_rows_keep_their_own_prompt_and_timestep_and_cameras_are_rendered_once():

@@ -7,6 +7,8 @@ from threedgen.priors.loading import load_prior
 from threedgen.priors.prompts import PromptBank
 from threedgen.priors.text import TextEncoder
 
+ONE_VIEW = torch.eye(4)[None]
+
 
 @pytest.fixture
 def prior(tiny_folder, monkeypatch):
@@ -21,16 +23,16 @@ def prior(tiny_folder, monkeypatch):
 def test_names_resolve_to_the_embeddings_of_their_texts(prior):
     bank = PromptBank(prior, "a red apple", "a pear")
     for name, text in (("text", "a red apple"), ("null", ""), ("negative", "a pear")):
-        assert bank.get(name).shape == (1, 32, 16)
-        torch.testing.assert_close(bank.get(name), prior.encode_text([text]))
+        assert bank.rows(name, ONE_VIEW).shape == (1, 32, 16)
+        torch.testing.assert_close(bank.rows(name, ONE_VIEW), prior.encode_text([text]))
     with pytest.raises(KeyError):
-        bank.get("front")
+        bank.rows("front", ONE_VIEW)
 
 
 def test_each_text_is_embedded_once(prior):
     bank = PromptBank(prior, "a red apple")
     assert prior.seen == ["a red apple", ""]
-    assert torch.equal(bank.get("negative"), bank.get("null"))
+    assert torch.equal(bank.rows("negative", ONE_VIEW), bank.rows("null", ONE_VIEW))
 
 
 def test_cache_serves_the_same_bits_and_other_prompts_share_the_null_prompt(prior, tmp_path):
@@ -39,7 +41,7 @@ def test_cache_serves_the_same_bits_and_other_prompts_share_the_null_prompt(prio
     again = PromptBank(prior, "a red apple", "a pear", tmp_path / "prompts")
     assert prior.seen == []
     for name in ("text", "null", "negative"):
-        assert torch.equal(first.get(name), again.get(name))
+        assert torch.equal(first.rows(name, ONE_VIEW), again.rows(name, ONE_VIEW))
     PromptBank(prior, "a plum", cache=tmp_path / "prompts")
     assert prior.seen == ["a plum"]
 
@@ -53,10 +55,10 @@ def test_cache_of_another_text_encoder_is_not_used(prior, tmp_path):
 
 
 def test_cache_file_cut_short_is_made_again(prior, tmp_path):
-    expected = PromptBank(prior, "a red apple", cache=tmp_path).get("text")
+    expected = PromptBank(prior, "a red apple", cache=tmp_path).rows("text", ONE_VIEW)
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:20])
-    assert torch.equal(PromptBank(prior, "a red apple", cache=tmp_path).get("text"), expected)
+    assert torch.equal(PromptBank(prior, "a red apple", cache=tmp_path).rows("text", ONE_VIEW), expected)
     prior.seen.clear()
     PromptBank(prior, "a red apple", cache=tmp_path)
     assert prior.seen == []

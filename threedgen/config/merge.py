@@ -65,6 +65,7 @@ def from_file(top: MappingNode, place: str) -> list[Assignment]:
     """Assignments of a config file."""
     return list(_unique(_flatten(top, RunSettings, "", Source(place), place)))
 
+
 EMPTY = MappingNode("tag:yaml.org,2002:map", [])  # what a comment alone holds
 
 

@@ -33,6 +33,9 @@ class IM3D(GuidanceSettings):
     rescale: Any = setting(
         0.5, "share of the CFG standard-deviation rescale (arXiv 2305.08891, MVDream)", low=0.0, high=1.0, scheduled=True
     )
+    keep: Any = setting(
+        0.0, "share of the rendering that is kept in a target (a moving target, as PS-KD)", low=0.0, high=0.999, scheduled=True
+    )
     first_fit: int = setting(120, "fitting steps after round 0", unit="steps", low=1)
     fit: int = setting(40, "fitting steps after a later round", unit="steps", low=1)
     first_denoise: int = setting(20, "denoising steps of round 0", low=1, high=1000)
@@ -51,11 +54,21 @@ class IM3D(GuidanceSettings):
         Round 0 starts from the noised rendering of the initial blob, not from pure noise: a schedule that leaves signal at its
         last step would turn the missing background into grey.
         """
+        import torch
+
+        from threedgen.guidance.core import Step
+        from threedgen.guidance.noisers import random_noise
+
         step, last = draws.step, len(teacher.prior.alphas_cumprod) - 1
         level = 1.0 if step == 0 else self.scheduled("t_max", step)
         count = self.first_denoise if step == 0 else self.denoise
         end = self.scheduled("t_min", step)
         timesteps = [round(last * (level + (end - level) * i / max(count - 1, 1))) for i in range(count)]
-        z = teacher.prior.encode(rgb.permute(0, 3, 1, 2))
-        z = teacher.denoise(z, timesteps, self.scheduled("cfg", step), self.scheduled("rescale", step), cameras, draws)
-        return teacher.prior.decode(z).clamp(0, 1)
+        x = rgb.permute(0, 3, 1, 2)
+        z = teacher.prior.encode(x)
+        t = torch.full((len(z),), timesteps[0], dtype=torch.long, device=z.device)
+        at = Step(self, teacher, z, t, cameras, draws)
+        z = at.denoised(random_noise(at), timesteps, self.scheduled("cfg", step), self.scheduled("rescale", step))
+        target = teacher.prior.decode(z).clamp(0, 1)
+        kept = torch.nn.functional.interpolate(x, target.shape[-2:], mode="bilinear")
+        return target.lerp(kept, self.scheduled("keep", step) if step else 0.0)

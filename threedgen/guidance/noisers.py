@@ -1,20 +1,28 @@
-"""How the noisy state of a step is made from the clean latent."""
+"""How the noisy states of a step are made from the clean latent: by random noise, or deterministically by the prior itself."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from threedgen.draws import Draws
 
+if TYPE_CHECKING:
+    from threedgen.guidance.core import Step
+
+SIGMA_MIN = 1e-4
+
 
 @dataclass(frozen=True)
 class Noisy:
-    """A clean latent z [B,C,h,w] noised to the timesteps t [B]: z_t = alpha z + sigma noise.
+    """A clean latent z [B,C,h,w] taken to the timesteps t [B].
 
     Attributes:
+        z_t: [B,C,h,w] the noisy latent; alpha z + sigma noise where the noise was drawn.
+        noise: what a residual subtracts: the noise that was drawn, or what plays its part where the state was made otherwise.
         alpha, sigma: [B,1,1,1], alpha^2 + sigma^2 = 1.
         views: consecutive rows that show one object; statistics over an object are taken over them.
     """
@@ -49,24 +57,61 @@ def object_std(z: Tensor, views: int) -> Tensor:
     return groups.std(1).repeat_interleave(views)[:, None, None, None]
 
 
+def levels(t: Tensor, z: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma [B,1,1,1] at timesteps t [B], in the number format of z."""
+    abar = alphas_cumprod.to(z)[t][:, None, None, None]
+    return abar.sqrt(), (1 - abar).sqrt().clamp(min=SIGMA_MIN)
+
+
 def noisy_state(z: Tensor, t: Tensor, noise: Tensor, alphas_cumprod: Tensor, views: int) -> Noisy:
     """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) noise (DDPM, arXiv 2006.11239)."""
-    abar = alphas_cumprod.to(z)[t][:, None, None, None]
-    alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+    alpha, sigma = levels(t, z, alphas_cumprod)
     return Noisy(z, alpha * z + sigma * noise, t, noise, alpha, sigma, views)
 
 
-def sample_timestep(t_min: float, t_max: float, steps: int, draws: Draws) -> Tensor:
-    """[V] one timestep, uniform between the shares t_min and t_max of the schedule, the same for all views of the step."""
-    low, high = round(t_min * steps), round(t_max * steps)
-    drawn = torch.randint(low, max(low, high) + 1, (), generator=draws.shared("timestep"))
-    return drawn.clamp(0, steps - 1).expand(len(draws.views)).to(draws.device)
+def moved(state: Noisy, eps: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Noisy:
+    """The state taken to timesteps t along the prediction eps, in either direction (DDIM, arXiv 2010.02502); eps is its noise."""
+    alpha, sigma = levels(t, state.z, alphas_cumprod)
+    return Noisy(state.z, alpha * state.estimate(eps) + sigma * eps, t, eps, alpha, sigma, state.views)
 
 
-def random_noise(z: Tensor, t: Tensor, alphas_cumprod: Tensor, draws: Draws) -> dict[str, Noisy]:
-    """The state "t": independent noise a view."""
-    noise = draws.normal("noise", z.shape[1:]).to(z.dtype)
-    return {"t": noisy_state(z, t, noise, alphas_cumprod, len(draws.views))}
+def random_noise(step: Step) -> Noisy:
+    """Independent noise a view, keyed on the step."""
+    noise = step.draws.normal("noise", step.z.shape[1:]).to(step.z)
+    return noisy_state(step.z, step.t, noise, step.alphas_cumprod, step.views)
 
 
-NOISERS = {"random": random_noise}
+def fixed_noise(step: Step) -> Noisy:
+    """The same noise for all steps and views of a run."""
+    noise = Draws(step.draws.seed, 0, (0,), step.draws.device).normal("fixed_noise", step.z.shape[1:]).to(step.z)
+    return noisy_state(step.z, step.t, noise.expand_as(step.z), step.alphas_cumprod, step.views)
+
+
+def inverted(step: Step, *, stride: int, most: int, cond: str = "null", cfg: float = 1.0, last: int = 0, spread: float = 0.0) -> Noisy:
+    """The clean latent carried to `step.t` by DDIM inversion; the noise of the state is the prediction of its last move.
+
+    Args:
+        stride, most: length and largest number of the moves, in timesteps; the latent starts with the little noise of the timestep
+            that so many moves lie below t.
+        cond, cfg: prompt of the inverting predictions, and their guidance scale against the negative prompt (1: one branch).
+        last: length of the last move (the delta of ISM); 0 makes all moves alike.
+        spread: scale of a constant offset per channel in the noise the latent starts with.
+    """
+    until = max(int(step.t.max()) - last, 0) if last else int(step.t.max())
+    stops = [max(until - stride * i, 0) for i in range(most, -1, -1)]
+    stops = sorted(set(stops)) + ([int(step.t.max())] if last else [])
+    noise = step.draws.normal("inversion", step.z.shape[1:]).to(step.z)
+    if spread:
+        noise = noise + spread * step.draws.normal("inversion_offset", (step.z.shape[1], 1, 1)).to(step.z)
+    at = torch.full_like(step.t, stops[0])
+    state = noisy_state(step.z, at, noise, step.alphas_cumprod, step.views)
+    for stop in stops[1:]:
+        eps = step.guided(state, cond, cfg)
+        state = moved(state, eps, torch.full_like(step.t, stop), step.alphas_cumprod)
+    return state
+
+
+def boot_blend(estimate: Tensor, state: Tensor, ratio_from: float, ratio_to: float) -> Tensor:
+    """Signal-ODE update y_s = (1 - k) z0_hat + k y_t, k = ratio_to / ratio_from, ratios sigma/alpha (BOOT, arXiv 2306.05544)."""
+    k = ratio_to / ratio_from
+    return (1 - k) * estimate + k * state

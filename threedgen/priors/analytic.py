@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from threedgen.errors import UserError
@@ -74,6 +74,10 @@ class GaussianMixturePrior:
     def components(self, cond: Conditioning) -> Tensor:
         """[K,B,3,R,R] (or B = 1) means of the components for the rows of a batch."""
         return self.means[:, None]
+
+    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1) -> nn.Module:
+        """A closed form has no weights that a critic could share: UserError."""
+        raise UserError("a closed-form prior cannot train a critic: use prior=embedded or a model folder, or a guidance without one")
 
     @torch.no_grad()
     def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:

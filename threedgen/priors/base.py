@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -15,15 +16,52 @@ class Conditioning:
 
     Attributes:
         text: [B,T,D] prompt embeddings (a closed-form prior may use any other meaning of the last axes).
-        c2w: [B,4,4] camera-to-world matrices of the views, or None where the prior takes no camera.
+        c2w: [B,4,4] camera-to-world matrices of the views, zeros where the camera is withheld; None where there is none.
         fovy: [B] in radians, or None.
         views: how many consecutive rows are views of one object (joint attention); B is a multiple of it.
+        concat: [B,K,h,w] further input channels beside the noisy latent (inpainting, image to view).
+        control: [B,K,H,W] image of a control branch (depth, normals).
+        image: [B,N,D] tokens of an image prompt; zeros are the null image.
+        image_scale: [B] weight of the image prompt beside the text (IP-Adapter).
+        guidance: [B] guidance scale, for networks distilled to take it as an input.
+        negative: [B,T,D] text that cross-attention is pushed away from (NASA, arXiv 2412.02687).
+        negative_scale: [B] how far.
     """
 
     text: Tensor
     c2w: Tensor | None = None
     fovy: Tensor | None = None
     views: int = 1
+    concat: Tensor | None = None
+    control: Tensor | None = None
+    image: Tensor | None = None
+    image_scale: Tensor | None = None
+    guidance: Tensor | None = None
+    negative: Tensor | None = None
+    negative_scale: Tensor | None = None
+
+    @staticmethod
+    def stack(parts: Sequence[Conditioning]) -> Conditioning:
+        """One batch of several; what only some of them have is zeros in the others, and all must have the same `views`."""
+        if len({part.views for part in parts}) != 1:
+            raise ValueError("conditionings of different numbers of views do not stack")
+        stacked = {}
+        for field in fields(Conditioning):
+            values = [getattr(part, field.name) for part in parts]
+            given = next((v for v in values if isinstance(v, Tensor)), None)
+            if given is not None:
+                absent = [given.new_zeros(len(part.text), *given.shape[1:]) for part in parts]
+                rows = [absence if value is None else value for value, absence in zip(values, absent, strict=True)]
+                stacked[field.name] = torch.cat(rows)
+        return Conditioning(**stacked, views=parts[0].views)
+
+
+class Critic(Protocol):
+    """A trainable score of the particles, started from a prior; an `nn.Module` that holds its trainable parameters alone."""
+
+    def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """Noise in z_t, with gradient to the critic's parameters where gradients are on."""
+        ...
 
 
 class Prior(Protocol):
@@ -50,4 +88,14 @@ class Prior(Protocol):
 
     def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """Noise in z_t at integer timesteps t [B]; one batched call, no gradient."""
+        ...
+
+    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1) -> nn.Module:
+        """A `Critic` that shares this prior's weights (LoRA) and predicts what the prior does until it is trained.
+
+        Args:
+            rank: of the low-rank updates of all attention projections.
+            checkpointing: recompute activations in the backward pass: less memory, a third more time.
+            buckets: how many separate sets of updates; a row uses the one of its camera's azimuth.
+        """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,17 +15,20 @@ from threedgen.priors.base import Prior
 
 
 class PromptBank:
-    """Embeddings of "text" (the prompt), "null" (the empty prompt) and "negative" (the negative prompt)."""
+    """Embeddings of "text" (the prompt), "plain" (the same whatever the view), "null" (the empty prompt), "negative" and a rule's own."""
 
-    def __init__(self, prior: Prior, prompt: str, negative: str = "", cache: Path | None = None) -> None:
+    def __init__(
+        self, prior: Prior, prompt: str, negative: str = "", cache: Path | None = None, further: Mapping[str, str] | None = None
+    ) -> None:
         """Read the embeddings from the cache; encode and store those it lacks.
 
         Args:
             prior: embeds the prompts.
             prompt, negative: raw text; an empty negative prompt is the null prompt.
+            further: more prompts by name.
             cache: folder of embeddings, one safetensors file for each pair of text encoder and text; None keeps nothing.
         """
-        self.texts = {"text": prompt, "null": "", "negative": negative}
+        self.texts = {"text": prompt, "plain": prompt, "null": "", "negative": negative, **(further or {})}
         paths = {text: _path(cache, prior, text) for text in self.texts.values()}
         found = {text: embedding for text, path in paths.items() if (embedding := _read(path, prior)) is not None}
         missing = [text for text in paths if text not in found]
@@ -34,9 +38,9 @@ class PromptBank:
             _write(paths[text], found[text])
         self._embeddings = {name: found[text] for name, text in self.texts.items()}
 
-    def get(self, name: str) -> Tensor:
-        """[1,T,D] embedding of "text", "null" or "negative"; KeyError on another name."""
-        return self._embeddings[name]
+    def rows(self, name: str, c2w: Tensor) -> Tensor:
+        """[B,T,D] embeddings of a prompt for views with cameras c2w [B,4,4]; KeyError on an unknown name."""
+        return self._embeddings[name].expand(len(c2w), -1, -1)
 
 
 def _path(cache: Path | None, prior: Prior, text: str) -> Path | None:

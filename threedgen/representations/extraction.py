@@ -100,4 +100,3 @@ def extract_mesh(density: Callable[[Tensor], Tensor], occupied: Tensor, radius: 
     vertices, faces, _, _ = measure.marching_cubes(solid, 0.5, gradient_direction="ascent")
     world = (torch.from_numpy(vertices.copy()) - 1) * spacing - radius
     return Mesh(world.float(), torch.from_numpy(faces.astype(np.int64)))
-

@@ -57,9 +57,10 @@ def analytic_prior(device: str) -> ImageMixturePrior:
 
 
 def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Teacher:
-    """The prior with the run's prompts encoded."""
+    """The prior with the run's prompts encoded, those of its guidances among them."""
     prior = build_prior(settings.prior, device)
-    prompts = PromptBank(prior, settings.prompt, settings.negative_prompt, cache)
+    further = {name: text for stage in settings.stages.values() for name, text in stage.guidance.texts().items()}
+    prompts = PromptBank(prior, settings.prompt, settings.negative_prompt, cache, further)
     return Teacher(prior, prompts)
 
 

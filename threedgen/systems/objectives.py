@@ -12,21 +12,25 @@ from torch.nn import functional as F
 
 from threedgen.cameras import Cameras, OrbitSampler
 from threedgen.draws import Draws
-from threedgen.guidance.core import Teacher, distill
+from threedgen.errors import UserError
+from threedgen.guidance.core import GuidanceOutput, Teacher, distill
 from threedgen.guidance.im3d import IM3D
 from threedgen.guidance.rule import Rule
+from threedgen.guidance.vsd import VSD
+from threedgen.registry import name_of
 from threedgen.representations.base import Render, Representation
+from threedgen.systems.critic import CriticTrainer
 
 BACKGROUND_TOLERANCE = 0.08
 
 
 @dataclass
 class Lesson:
-    """Loss of a step, the rendering it was taken on, and numbers to log."""
+    """Loss of a step, the rendering it was taken on, and 0-dimensional tensors to log."""
 
     loss: Tensor
     render: Render
-    info: dict[str, float] = field(default_factory=dict)
+    info: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(nn.Module):
@@ -40,15 +44,26 @@ class Objective(nn.Module):
 class ResidualObjective(Objective):
     """Renders the views of the step and asks the rule for its gradient."""
 
-    def __init__(self, rule: Rule, sampler: OrbitSampler, teacher: Teacher) -> None:
+    def __init__(self, rule: Rule, sampler: OrbitSampler, teacher: Teacher, total: int) -> None:
         super().__init__()
-        self.rule, self.sampler, self.teacher = rule, sampler, teacher
+        if rule.needs:
+            raise UserError(f"guidance {name_of(rule)} needs {', '.join(rule.needs)}: a text-to-3D run has only renderings")
+        self.rule, self.sampler, self.total = rule, sampler, total
+        self.trainer = CriticTrainer(rule, teacher) if isinstance(rule, VSD) else None
+        self.teacher = teacher if self.trainer is None else self.trainer.teacher
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
         cameras = self.sampler.sample(draws)
         render = representation.render(cameras, draws=draws, normals=normals)
-        out = distill(self.rule, self.teacher, render.rgb, cameras, draws)
+        if self.trainer is not None and self.trainer.rule.path_steps and draws.step == 0:
+            self.trainer.begin(self.distilled(render.rgb, cameras, draws).step)
+        out = self.distilled(render.rgb, cameras, draws)
+        if self.trainer is not None:
+            out.info["critic"] = self.trainer.after(out.step)
         return Lesson(out.loss, render, out.info)
+
+    def distilled(self, rgb: Tensor, cameras: Cameras, draws: Draws) -> GuidanceOutput:
+        return distill(self.rule, self.teacher, rgb, cameras, draws, total=self.total)
 
 
 class TargetBank(nn.Module):
@@ -128,11 +143,11 @@ class ReconstructionObjective(Objective):
         render = representation.render_rays(origins, directions, jitter, normals=normals)
         loss = F.l1_loss(render.rgb, target) + F.mse_loss(render.rgb, target)
         loss = loss + self.guidance.empty * (render.alpha[:, 0] * empty).mean()
-        return Lesson(loss, render, {"round": float(self.bank.rounds)})
+        return Lesson(loss, render, {"round": self.bank.rounds.float()})
 
 
-def objective_of(guidance: Rule | IM3D, sampler: OrbitSampler, teacher: Teacher) -> Objective:
+def objective_of(guidance: Rule | IM3D, sampler: OrbitSampler, teacher: Teacher, total: int) -> Objective:
     """The objective a guidance asks for: residual rules give gradients, the others target images."""
     if isinstance(guidance, Rule):
-        return ResidualObjective(guidance, sampler, teacher)
+        return ResidualObjective(guidance, sampler, teacher, total)
     return ReconstructionObjective(guidance, sampler, teacher)

@@ -1,0 +1,52 @@
+"""Multi-view score distillation: the views of one object answered jointly (MVDream, arXiv 2308.16512; BoostDream, arXiv 2401.16764)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from threedgen.config.schema import setting
+from threedgen.guidance.sds import SDS
+from threedgen.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from threedgen.cameras import Cameras
+
+TILES = 4
+
+
+@register("guidance", "mv_sds")
+@dataclass
+class MVSDS(SDS):
+    """SDS whose network sees all views of the object: together in its attention, or side by side in one picture of 2 x 2 tiles.
+
+    Joint views need a network trained on them, and keep the defaults of MVDream: the reconstruction form, one timestep for all views.
+    Tiles work with any text-to-image network; the camera is withheld, for no picture of four views has one.
+    """
+
+    weight: str = setting("sigma_over_alpha", "w(t); see sds", choices=("sigma2", "one", "alpha_sigma2", "sigma_over_alpha"))
+    cfg: Any = setting(50.0, "guidance scale; see sds", low=-100.0, high=1000.0, scheduled=True)
+    rescale: Any = setting(0.5, "share of the CFG standard-deviation rescale", low=0.0, high=1.0, scheduled=True)
+    views: str = setting("joint", "how the network sees several views", choices=("joint", "tiled"))
+
+    def images(self, x: Tensor, cameras: Cameras) -> tuple[Tensor, Cameras]:
+        if self.views == "joint":
+            return x, cameras
+        whole = cameras[slice(0, None, TILES)].resized(2 * cameras.height, 2 * cameras.width)
+        return tiled(x), type(whole)(whole.c2w * 0, whole.fovy, whole.height, whole.width)
+
+
+def tiled(x: Tensor) -> Tensor:
+    """[B/4,C,2H,2W] pictures of four consecutive views [B,C,H,W] each: 0 1 above 2 3; ValueError unless B is a multiple of 4."""
+    if len(x) % TILES:
+        raise ValueError(f"tiles of 2 x 2 views need a multiple of {TILES} views a step, got {len(x)}")
+    groups = x.unflatten(0, (-1, 2, 2))
+    return groups.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def untiled(x: Tensor) -> Tensor:
+    """The four views [B,C,H,W] of each picture [B/4,C,2H,2W]; the inverse of `tiled`."""
+    parts = x.unflatten(3, (2, -1)).unflatten(2, (2, -1))
+    return parts.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)

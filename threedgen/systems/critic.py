@@ -1,0 +1,53 @@
+"""The score of the renderings that is trained along with them (the critic of VSD and its relatives)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from threedgen.guidance.core import Step, Teacher
+from threedgen.guidance.critics import critic_loss
+from threedgen.guidance.vsd import VSD
+
+
+class CriticTrainer(nn.Module):
+    """A critic with its optimizer: AdamW on the critic's own parameters, after each step of the particles.
+
+    Attributes:
+        critic: the trained network; shares the prior's weights.
+        start: the critic as it was fitted to the first renderings, where the rule wants the way from there (DisBack).
+    """
+
+    def __init__(self, rule: VSD, teacher: Teacher) -> None:
+        super().__init__()
+        self.rule = rule
+        self.critic = teacher.prior.critic(rule.rank, rule.checkpointing, rule.buckets)
+        networks = {"critic": self.critic}
+        if rule.path_steps:
+            self.start = teacher.prior.critic(rule.rank, False, rule.buckets).requires_grad_(False)
+            networks["start"] = self.start
+        self.teacher = replace(teacher, trained=networks)
+        self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=rule.scheduled("critic_lr", 0))
+
+    def begin(self, step: Step) -> None:
+        """Fit the critic to the first renderings, and keep it as the start of the path."""
+        for number in range(self.rule.path_steps):
+            self.update(step, self.rule.critic_steps + number)
+        self.start.load_state_dict(self.critic.state_dict())
+
+    def after(self, step: Step) -> Tensor:
+        """The critic's steps after a step of the particles; their mean loss."""
+        losses = [self.update(step, number) for number in range(self.rule.critic_steps)]
+        return torch.stack(losses).mean() if losses else step.z.new_zeros(())
+
+    def update(self, step: Step, number: int) -> Tensor:
+        """One step of the critic."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rule.scheduled("critic_lr", step.index)
+        loss = critic_loss(self.teacher, step, number)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
