@@ -140,7 +140,9 @@ def main() -> None:
             for prompt in arguments.prompts:
                 made = make(rule, prompt, arguments.threads)
                 store(made, processor_name())
-                print(f"{made.rule:16} {made.prompt:20} {made.steps:5d} steps {made.step_ms:7.0f} ms a step {made.total_s:6.0f} s", flush=True)
+                print(
+                    f"{made.rule:16} {made.prompt:20} {made.steps:5d} steps {made.step_ms:7.0f} ms a step {made.total_s:6.0f} s", flush=True
+                )
     else:
         write_page()
 
