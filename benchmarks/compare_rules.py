@@ -1,0 +1,163 @@
+"""How near do rules come to an object the prior knows, and does it get more than one front?
+
+    python benchmarks/compare_rules.py [--rules sds vsd ...] [--objects barrel horse] [--seeds 0 1 2] [--threads 2]
+
+Runs quickstart.yaml with each rule's recipe on the prompt of a known object, and compares 12 views of what was made with renders of the
+object itself, at 64 pixels. Both are brought to one size and position (bounding box of the opaque pixels), and the azimuth by which the
+result is turned is the one that fits all views best.
+
+- distance: root mean square difference of colour over the views, at the common azimuth.
+- iou: of the silhouettes, at the common azimuth.
+- fronts: share of the views that resemble a view of the true front (within 45 degrees) most, each taken for itself. A quarter of the
+  views does for a perfect copy; half of them for an object with a face on both sides.
+- agreement: how far the azimuths at which single views fit best agree on one turn of the object: 1 they all do, 0 not at all. Fronts and
+  agreement say nothing of a solid of revolution.
+
+Writes benchmarks/results/compare_rules.json after every run, and prints means over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from threedgen.cameras import orbit_cameras  # noqa: E402
+from threedgen.config.loader import load  # noqa: E402
+from threedgen.representations.base import Render  # noqa: E402
+from threedgen.representations.hashgrid import HashGridField  # noqa: E402
+from threedgen.representations.mesh import load_mesh, render_mesh  # noqa: E402
+from threedgen.runs.folder import processor_name  # noqa: E402
+from threedgen.runs.run import execute  # noqa: E402
+
+OBJECTS = {
+    "barrel": (ROOT / "assets" / "meshes" / "barrel.glb", "a wooden barrel"),
+    "horse": (ROOT / "benchmarks" / "objects" / "horse.glb", "a brown horse"),
+}
+RULES = ("sds", "vsd", "esd", "csm", "ism", "reconstruction", "im3d")
+VIEWS, SIZE, ELEVATION = 12, 64, 15.0
+RESULTS = ROOT / "benchmarks" / "results" / "compare_rules.json"
+STAGE = "stages.coarse"
+SMALL = ["export.resolution=48", "export.faces=1000", "export.texture=64", "export.turntable_frames=0"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One run against the object it was asked for."""
+
+    rule: str
+    object: str
+    seed: int
+    distance: float
+    iou: float
+    fronts: float
+    agreement: float
+    seconds: float
+
+
+def ring() -> list[float]:
+    return [360.0 * i / VIEWS for i in range(VIEWS)]
+
+
+def framed(render: Render) -> Tensor:
+    """[V,4,S,S] colour on white and opacity, cut to the common bounding box of the opaque pixels."""
+    rgba = torch.cat([render.rgb, render.alpha], -1).permute(0, 3, 1, 2).float()
+    opaque = (rgba[:, 3] > 0.5).any(0)
+    if not opaque.any():
+        return rgba
+    rows, columns = opaque.any(1).nonzero()[:, 0], opaque.any(0).nonzero()[:, 0]
+    cut = rgba[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return F.interpolate(cut, (SIZE, SIZE), mode="bilinear", antialias=True)
+
+
+def differences(made: Tensor, truth: Tensor) -> Tensor:
+    """[V,V] mean squared difference of colour of every made view to every true view."""
+    return (made[:, None, :3] - truth[None, :, :3]).square().flatten(2).mean(2)
+
+
+def compare(made: Tensor, truth: Tensor) -> tuple[float, float, float, float]:
+    """Distance, iou, fronts, agreement; the true views begin at the front, azimuth 0."""
+    table = differences(made, truth)
+    index = torch.arange(VIEWS)
+    turns = torch.stack([table[index, (index + turn) % VIEWS].mean() for turn in range(VIEWS)])
+    turned = truth[(index + int(turns.argmin())) % VIEWS]
+    a, b = made[:, 3] > 0.5, turned[:, 3] > 0.5
+    best = table.argmin(1)
+    angle = 2 * torch.pi / VIEWS * ((best - index) % VIEWS)
+    agreement = torch.stack([angle.cos().mean(), angle.sin().mean()]).norm()
+    front = torch.minimum(best, VIEWS - best) * 360 / VIEWS <= 45
+    return float(turns.min().sqrt()), float((a & b).sum() / (a | b).sum().clamp(min=1)), float(front.float().mean()), float(agreement)
+
+
+def run(rule: str, name: str, seed: int, threads: int, output: Path) -> Compared:
+    """Make the object with a rule and compare it."""
+    file, prompt = OBJECTS[name]
+    words = [f"prompt={prompt}", f"seed={seed}", f"output={output}", f"threads={threads}", *SMALL]
+    words += [] if rule == "im3d" else [f"{STAGE}.guidance.type={rule}"]
+    settings = load("quickstart", words).settings
+    started = time.monotonic()
+    folder = execute(settings, "compare").folder
+    seconds = time.monotonic() - started
+    field, prefix = HashGridField(settings.stages["coarse"].representation), "representation."
+    state = load_file(folder / "checkpoints" / "coarse.safetensors")
+    field.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    cameras = orbit_cameras(ring(), ELEVATION, 2.6, 40.0, 2 * SIZE, 2 * SIZE)
+    with torch.no_grad():
+        made = framed(field.render(cameras))
+    truth = framed(render_mesh(load_mesh(file, fit_radius=0.85), cameras, supersample=2))
+    return Compared(rule, name, seed, *(round(v, 4) for v in compare(made, truth)), seconds=round(seconds, 1))
+
+
+def store(result: Compared) -> list[dict]:
+    """Put a result in place of an older one of the same run; all results."""
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    key = (result.rule, result.object, result.seed)
+    rows = [row for row in rows if (row["rule"], row["object"], row["seed"]) != key] + [asdict(result)]
+    rows.sort(key=lambda row: (row["object"], row["rule"], row["seed"]))
+    RESULTS.write_text(json.dumps({"processor": processor_name(), "rows": rows}, indent=1) + "\n")
+    return rows
+
+
+def show(rows: list[dict]) -> None:
+    """Means over the seeds, with the spread of the distance."""
+    print(f"{'object':8} {'rule':16} {'seeds':>5} {'distance':>16} {'iou':>6} {'fronts':>7} {'agreement':>10} {'seconds':>8}")
+    for name, rule in dict.fromkeys((row["object"], row["rule"]) for row in rows):
+        group = [row for row in rows if (row["object"], row["rule"]) == (name, rule)]
+        value = {k: torch.tensor([float(row[k]) for row in group]) for k in ("distance", "iou", "fronts", "agreement", "seconds")}
+        spread = float(value["distance"].std()) if len(group) > 1 else 0.0
+        means = {k: float(v.mean()) for k, v in value.items()}
+        print(
+            f"{name:8} {rule:16} {len(group):5d} {means['distance']:9.3f} ± {spread:.3f} {means['iou']:6.2f} "
+            f"{means['fronts']:7.2f} {means['agreement']:10.2f} {means['seconds']:8.0f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rules", nargs="+", default=list(RULES))
+    parser.add_argument("--objects", nargs="+", default=list(OBJECTS), choices=list(OBJECTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as output:
+        for name in arguments.objects:
+            for seed in arguments.seeds:
+                for rule in arguments.rules:
+                    rows = store(run(rule, name, seed, arguments.threads, Path(output)))
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()
