@@ -1,9 +1,11 @@
 import pytest
 import torch
 
-from tests.oracles import CountingPrior, Prompts, two_image_prior, views_and_draws
+from tests.oracles import CountingPrior, Prompts, gaussian_prior, two_image_prior, views_and_draws
 from threedgen.guidance.core import Teacher
 from threedgen.guidance.im3d import IM3D
+from threedgen.guidance.noisers import moved, noisy_state
+from threedgen.priors.base import Conditioning
 
 
 def test_rounds_begin_at_zero_after_the_first_fit_and_then_regularly():
@@ -39,3 +41,22 @@ def test_an_empty_range_of_timesteps_is_refused():
     with pytest.raises(ValueError, match="t_min must not exceed t_max, but does at step 100"):
         IM3D(t_min=0.3, t_max=[0, 0.8, 0.2, 100]).check()
     IM3D(t_min=0.2, t_max=[0, 0.8, 0.2, 100]).check()
+
+
+def test_boot_targets_along_a_grid_are_deterministic_denoising():
+    """With one fixed noise, blending estimate and image by the ratio of the noise levels is DDIM on the image (BOOT, arXiv 2306.05544)."""
+    prior = gaussian_prior()
+    rule = IM3D(boot=True, fit=1, t_max=[0, 0.9, 0.1, 40])
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 3, 6, 6, generator=rng, dtype=torch.float64)
+    image = torch.randn(1, 3, 6, 6, generator=rng, dtype=torch.float64)
+    levels = [round(999 * rule.scheduled("t_max", step)) for step in range(41)]
+    state = noisy_state(image, torch.tensor([levels[0]]), noise, prior.alphas_cumprod, 1)
+    for step, following in enumerate(levels[1:]):
+        noisy = noisy_state(image, torch.tensor([levels[step]]), noise, prior.alphas_cumprod, 1)
+        estimate = noisy.estimate(prior.predict_noise(noisy.z_t, noisy.t, Conditioning(prior.encode_text([""]))))
+        image = estimate.lerp(image, rule.kept_share(step, prior.alphas_cumprod))
+        eps = prior.predict_noise(state.z_t, state.t, Conditioning(prior.encode_text([""])))
+        state = moved(state, eps, torch.tensor([following]), prior.alphas_cumprod)
+    carried = noisy_state(image, state.t, noise, prior.alphas_cumprod, 1)
+    assert torch.allclose(carried.z_t, state.z_t, atol=1e-6)

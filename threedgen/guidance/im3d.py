@@ -36,6 +36,9 @@ class IM3D(GuidanceSettings):
     keep: Any = setting(
         0.0, "share of the rendering that is kept in a target (a moving target, as PS-KD)", low=0.0, high=0.999, scheduled=True
     )
+    boot: bool = setting(
+        False, "keep the share of the rendering by which the noise falls to the next round, in place of `keep` (BOOT, arXiv 2306.05544)"
+    )
     first_fit: int = setting(120, "fitting steps after round 0", unit="steps", low=1)
     fit: int = setting(40, "fitting steps after a later round", unit="steps", low=1)
     first_denoise: int = setting(20, "denoising steps of round 0", low=1, high=1000)
@@ -71,4 +74,12 @@ class IM3D(GuidanceSettings):
         z = at.denoised(random_noise(at), timesteps, self.scheduled("cfg", step), self.scheduled("rescale", step))
         target = teacher.prior.decode(z).clamp(0, 1)
         kept = torch.nn.functional.interpolate(x, target.shape[-2:], mode="bilinear")
-        return target.lerp(kept, self.scheduled("keep", step) if step else 0.0)
+        return target.lerp(kept, self.kept_share(step, teacher.prior.alphas_cumprod)) if step else target
+
+    def kept_share(self, step: int, alphas_cumprod: Tensor) -> float:
+        """Share of the rendering in a target of a round after the first; by BOOT rho(next round) / rho(this one), rho = sigma/alpha."""
+        if not self.boot:
+            return self.scheduled("keep", step)
+        last = len(alphas_cumprod) - 1
+        now, following = (alphas_cumprod[round(last * self.scheduled("t_max", at))].item() for at in (step, step + self.fit))
+        return min((((1 - following) / following) / ((1 - now) / now)) ** 0.5, 1.0)

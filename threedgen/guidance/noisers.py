@@ -109,9 +109,3 @@ def inverted(step: Step, *, stride: int, most: int, cond: str = "null", cfg: flo
         eps = step.guided(state, cond, cfg)
         state = moved(state, eps, torch.full_like(step.t, stop), step.alphas_cumprod)
     return state
-
-
-def boot_blend(estimate: Tensor, state: Tensor, ratio_from: float, ratio_to: float) -> Tensor:
-    """Signal-ODE update y_s = (1 - k) z0_hat + k y_t, k = ratio_to / ratio_from, ratios sigma/alpha (BOOT, arXiv 2306.05544)."""
-    k = ratio_to / ratio_from
-    return (1 - k) * estimate + k * state
