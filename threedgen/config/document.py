@@ -68,6 +68,12 @@ def text_of(node: Node) -> str:
     return node.value
 
 
+def items_of(node: Node) -> list[Node]:
+    """Nodes of a list; a scalar or mapping alone is a list of one."""
+    _refuse_tag(node)
+    return node.value if isinstance(node, SequenceNode) else [node]
+
+
 def entries(node: MappingNode) -> list[tuple[str, Node, int]]:
     """Name, value and line of each key of a mapping; ValueError for a key that is no plain text."""
     _refuse_tag(node)

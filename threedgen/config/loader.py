@@ -19,7 +19,7 @@ from threedgen.config.merge import Assignment, Dropped, Merged, from_file, from_
 from threedgen.config.requirements import check_prior, check_prompt
 from threedgen.config.schema import RunSettings
 from threedgen.config.source import DEFAULT, Source
-from threedgen.config.values import convert, is_text
+from threedgen.config.values import convert, is_text, is_texts
 from threedgen.errors import UserError
 
 
@@ -110,7 +110,8 @@ def _build(cls: type, path: str, values: dict[str, Any], merged: Merged) -> Any:
         elif child.named:
             rest[name] = {stage: _build(child.named, join(below, stage), values, merged) for stage in merged.stages}
         else:
-            (rest if is_text(Key(below, child.hint, {}, None)) else numbers)[name] = values[below]
+            key = Key(below, child.hint, dict(child.field.metadata), None)
+            (rest if is_text(key) or is_texts(key) else numbers)[name] = values[below]
     built = cls(**_typed(cls, numbers), **rest)
     _check_together(built, path)
     return built

@@ -174,6 +174,66 @@ class ExportSettings:
             raise ValueError(f"texture must be a power of two (512, 1024, 2048, ...), got {self.texture}")
 
 
+VIEWS: tuple[str, ...] = ("front", "side", "back", "overhead")
+
+
+@dataclass
+class ViewDropSettings:
+    """Words or phrases that a view's prompt does without, whole words of any case; an overhead view too is a view of its own."""
+
+    front: list[str] = setting([], "left out of the prompt of a view from the front")
+    side: list[str] = setting([], "left out of the prompt of a view from a side")
+    back: list[str] = setting([], "left out of the prompt of a view from behind, for example [face, smiling]")
+    overhead: list[str] = setting([], "left out of the prompt of a view from above")
+
+
+@dataclass
+class PromptSettings:
+    """How the prompt depends on the view. Azimuth 0 is the front; what a rule calls its plain prompt never depends on the view."""
+
+    view_dependent: str = setting(
+        "none",
+        "the prompt of a view: as it is (right for a prior that is told the camera, as the embedded one, which knows no view words), "
+        "with the words of its view (DreamFusion), or with embeddings interpolated between those of the views (Perp-Neg)",
+        choices=("none", "words", "interpolated"),
+    )
+    view_words: list[str] = setting(
+        [", front view", ", side view", ", back view", ", overhead view"],
+        "what is put behind the prompt, as it stands, for a view from the front, a side, behind, above",
+        length=len(VIEWS),
+    )
+    front_degrees: float = setting(45.0, "azimuths nearer than this to the front are front views", unit="degrees", low=0.0, high=180.0)
+    back_degrees: float = setting(45.0, "azimuths nearer than this to the back are back views", unit="degrees", low=0.0, high=180.0)
+    overhead_degrees: float = setting(60.0, "elevations above this are overhead views", unit="degrees", low=0.0, high=90.0)
+    negative_views: str = setting(
+        "none",
+        "the negative prompt of a view: as it is, or with the words of the other views; Perp-Neg has negative prompts of its own",
+        choices=("none", "words"),
+    )
+    view_drop: ViewDropSettings = field(
+        default_factory=ViewDropSettings, metadata={"doc": "words of the prompt that contradict a view (prompts with view words only)"}
+    )
+    debias: str = setting(
+        "none",
+        "words that contradict a view, found beside those of view_drop: none, or those whose absence makes the pooled embedding of the "
+        "prompt agree more with the words of the view than with those of the others. A variant of prompt debiasing (arXiv 2303.15413), "
+        "which asks a masked language model. It may drop the object itself, and a text encoder that never saw view words (the embedded "
+        "prior's) judges by chance; view_drop is the reliable way",
+        choices=("none", "embedding"),
+    )
+    debias_threshold: float = setting(0.1, "gain of agreement (a difference of cosines) above which debias drops a word", low=0.0, high=4.0)
+
+    def check(self) -> None:
+        """No azimuth is both front and back; words to leave out are words."""
+        if self.front_degrees + self.back_degrees > 180:
+            raise ValueError(
+                f"front_degrees and back_degrees must not exceed 180 together, got {self.front_degrees} and {self.back_degrees}"
+            )
+        empty = [view for view in VIEWS if any(not word.strip() for word in getattr(self.view_drop, view))]
+        if empty:
+            raise ValueError(f"view_drop.{empty[0]} holds an empty word: write [] where nothing is left out")
+
+
 @dataclass
 class RunSettings:
     """A whole run."""
@@ -195,6 +255,7 @@ class RunSettings:
     )
     preview_every: int = setting(100, "steps between preview images; 0 writes none", unit="steps", low=0, affects_result=False)
     checkpoint_every: int = setting(200, "steps between checkpoints; 0 keeps only the last", unit="steps", low=0, affects_result=False)
+    prompts: PromptSettings = field(default_factory=PromptSettings, metadata={"doc": "how the prompt depends on the view"})
     stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages; one in this version"})
     export: ExportSettings = field(default_factory=ExportSettings, metadata={"doc": "the asset written at the end"})
     schema_version: int = setting(SCHEMA_VERSION, "version of the config format", low=SCHEMA_VERSION, high=SCHEMA_VERSION)

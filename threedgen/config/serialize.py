@@ -9,7 +9,7 @@ from typing import Any
 from threedgen import registry
 from threedgen.config.keys import Child, children, join
 from threedgen.config.schema import RunSettings
-from threedgen.config.values import written
+from threedgen.config.values import quoted, written
 
 INDENT = "  "
 COMMENT_COLUMN = 48
@@ -34,20 +34,6 @@ def to_yaml(settings: RunSettings, notes: Mapping[str, str] | None = None, left_
         left_open: keys to write as `???`, to be given by whoever uses the text as a config.
     """
     return "".join(f"{line}\n" for line in _Writer(notes or {}, left_open).lines(settings, "", 0))
-
-
-def quoted(text: str) -> str:
-    """Double-quoted YAML scalar that reads back to the same text, whatever it holds; always one line."""
-    return '"' + "".join(_escaped(character) for character in text) + '"'
-
-
-def _escaped(character: str) -> str:
-    if character in '"\\':
-        return "\\" + character
-    if character.isprintable():
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any, Child | None]]:

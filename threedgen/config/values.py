@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import MISSING
 from typing import Any
 
 from yaml.nodes import Node
 
-from threedgen.config.document import compose, number, plain, text_of
+from threedgen.config.document import compose, items_of, number, plain, text_of
 from threedgen.config.keys import Key
 from threedgen.config.source import shown
 from threedgen.errors import UserError
@@ -16,6 +17,7 @@ from threedgen.schedule import knots_of
 
 YES = ("true", "yes", "on", "1")
 NO = ("false", "no", "off", "0")
+WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 
 
 def is_text(key: Key) -> bool:
@@ -23,10 +25,17 @@ def is_text(key: Key) -> bool:
     return key.hint is str
 
 
+def is_texts(key: Key) -> bool:
+    """Whether the value is a list of texts, each kept as it is written."""
+    return key.hint == list[str] and not key.meta.get("choices")
+
+
 def convert(key: Key, raw: Node | str) -> Any:
     """Value of a key; ValueError says what is allowed and what was got."""
     try:
-        return _text(key, raw) if is_text(key) else _value(key, _parsed(raw))
+        if is_text(key):
+            return _text(key, raw)
+        return _texts(key, _node(raw)) if is_texts(key) else _value(key, _parsed(raw))
     except ValueError as error:
         joint = ", " if str(error).startswith("got ") else ": "
         raise ValueError(f"expected {allowed(key)}{joint}{error}") from error
@@ -38,6 +47,8 @@ def allowed(key: Key) -> str:
     words = ", ".join(meta.get("choices", ()))
     if key.hint is str:
         return f"one of {words}" if words else "text"
+    if is_texts(key):
+        return f"a list of {meta['length']} texts" if meta.get("length") else "a list of texts"
     if key.hint == list[str]:
         return f"a list of {words}"
     if key.hint == list[float]:
@@ -69,18 +80,52 @@ def written(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{written(k)}: {written(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(written(v) for v in value) + "]"
+        return "[" + ", ".join(_item(v) for v in value) + "]"
     return str(value)
 
 
+def quoted(text: str) -> str:
+    """Double-quoted YAML scalar that reads back to the same text, whatever it holds; always one line."""
+    return '"' + "".join(_escaped(character) for character in text) + '"'
+
+
+def _item(value: Any) -> str:
+    """An entry of a list; words that YAML would read otherwise are quoted."""
+    plain_word = not isinstance(value, str) or (WORD.fullmatch(value) and value.lower() not in (*YES, *NO, "null"))
+    return written(value) if plain_word else quoted(value)
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def _parsed(raw: Node | str) -> object:
-    if isinstance(raw, str):
-        try:
-            node = compose(raw, "text")
-        except UserError as error:
-            raise ValueError(f"got {shown(raw)}") from error
-        return "" if node is None else plain(node)
-    return plain(raw)
+    node = _node(raw)
+    return "" if node is None else plain(node)
+
+
+def _node(raw: Node | str) -> Node | None:
+    """The node that a value was written as, None for an empty one."""
+    if not isinstance(raw, str):
+        return raw
+    try:
+        return compose(raw, "text")
+    except UserError as error:
+        raise ValueError(f"got {shown(raw)}") from error
+
+
+def _texts(key: Key, node: Node | None) -> list[str]:
+    if node is None:
+        raise ValueError("got ''")
+    texts = [_text(key, item) for item in items_of(node)]
+    if key.meta.get("length") and len(texts) != key.meta["length"]:
+        raise ValueError(f"got {len(texts)}")
+    return texts
 
 
 def _text(key: Key, raw: Node | str) -> str:

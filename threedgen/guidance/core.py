@@ -228,7 +228,7 @@ def distill(
     The latent loss back-propagates G through the encoder. The pixel loss compares the render with the decoded estimate
     z - (sigma/alpha) residual, weighted by w(t) alpha/sigma; the two agree when encoder and decoder are the identity.
     """
-    prior = teacher.prior
+    prior, rule = teacher.prior, rule.as_of(draws.step)
     x, cameras = rule.images(rgb.permute(0, 3, 1, 2), cameras)
     x = cropped(x, rule.scheduled("crop", draws.step), draws)
     draws = draws if len(x) == len(draws.views) else Draws(draws.seed, draws.step, range(len(x)), draws.device)

@@ -6,8 +6,8 @@ name. No rule file imports torch at load (its methods receive tensors and use th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from threedgen.config.schema import setting
 from threedgen.schedule import at, knots_of
@@ -57,6 +57,10 @@ class GuidanceSettings:
     def scheduled(self, name: str, step: int) -> float:
         """Value of a scheduled setting at a step."""
         return at(getattr(self, name), step)
+
+    def as_of(self, step: int) -> Self:
+        """The same guidance with every scheduled setting at its value of a step: it then asks for no prediction whose weight is zero."""
+        return replace(self, **{f.name: self.scheduled(f.name, step) for f in fields(self) if f.metadata.get("scheduled")})
 
     def texts(self) -> dict[str, str]:
         """Further prompts of the guidance, by the name its terms use."""

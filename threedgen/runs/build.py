@@ -11,10 +11,11 @@ from threedgen.cameras import Cameras
 from threedgen.config.schema import HashGridSettings, RunSettings, StageSettings
 from threedgen.errors import UserError
 from threedgen.guidance.core import Teacher
+from threedgen.guidance.rule import Rule
 from threedgen.priors.analytic import ImageMixturePrior
 from threedgen.priors.base import Prior
 from threedgen.priors.loading import load_prior
-from threedgen.priors.prompts import PromptBank
+from threedgen.priors.prompts import PERP_NEG, PromptBank
 from threedgen.representations.base import Representation
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.representations.mesh import render_mesh
@@ -59,8 +60,11 @@ def analytic_prior(device: str) -> ImageMixturePrior:
 def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Teacher:
     """The prior with the run's prompts encoded, those of its guidances among them."""
     prior = build_prior(settings.prior, device)
-    further = {name: text for stage in settings.stages.values() for name, text in stage.guidance.texts().items()}
-    prompts = PromptBank(prior, settings.prompt, settings.negative_prompt, cache, further)
+    guidances = [stage.guidance for stage in settings.stages.values()]
+    further = {name: text for guidance in guidances for name, text in guidance.texts().items()}
+    prompts = PromptBank(prior, settings.prompt, settings.negative_prompt, cache, further, settings.prompts)
+    if any(isinstance(guidance, Rule) and guidance.perp_neg != 0 for guidance in guidances):
+        prompts.encode(*PERP_NEG)
     return Teacher(prior, prompts)
 
 
