@@ -100,6 +100,18 @@ def test_damaged_files(tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.yaml"]
 
 
+def test_damaged_recipes(tmp_path, monkeypatch, capsys):
+    (tmp_path / "recipes" / "mine").mkdir(parents=True)
+    (tmp_path / "mine.yaml").write_bytes(shipped()["quickstart"].read_bytes())
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(9)
+    texts = {path.stem: path.read_text() for path in (shipped()["quickstart"].parent / "recipes" / "quickstart").glob("*.yaml")}
+    for _ in range(MUTANTS // 2):
+        guidance = rng.choice(sorted(texts))
+        (tmp_path / "recipes" / "mine" / f"{guidance}.yaml").write_bytes(mutated(texts[guidance], rng).encode())
+        answers_in_one_line(["--config", "mine.yaml", "--print-config", f"stages.coarse.guidance.type={guidance}"], capsys)
+
+
 def test_odd_overrides(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rng = random.Random(8)

@@ -1,6 +1,10 @@
+from dataclasses import dataclass
+
 import pytest
 
+from threedgen import registry
 from threedgen.config.loader import load
+from threedgen.config.schema import setting
 from threedgen.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("demo_guidance")
@@ -18,12 +22,25 @@ stages:
 """
 
 
-def test_another_type_keeps_the_keys_it_shares_and_drops_the_rest(config_file):
+def test_another_guidance_drops_the_keys_that_were_written_for_the_old_one(config_file):
     loaded = load(config_file(TEXT), ["stages.coarse.guidance.type=sds"])
-    assert loaded.settings.stages["coarse"].guidance.cfg == 30
+    assert loaded.settings.stages["coarse"].guidance.cfg == 7.5
     assert [(d.assignment.path, str(d.assignment.source), d.reason) for d in loaded.dropped] == [
-        ("stages.coarse.guidance.label", "mine.yaml:8", "guidance sds has no such key")
+        ("stages.coarse.guidance.cfg", "mine.yaml:7", "written for guidance demo, not for sds"),
+        ("stages.coarse.guidance.label", "mine.yaml:8", "written for guidance demo, not for sds"),
     ]
+
+
+def test_another_type_of_cameras_keeps_the_keys_it_shares_and_drops_the_rest(config_file, monkeypatch):
+    @dataclass
+    class Still:
+        views: int = setting(1, "views")
+
+    monkeypatch.setitem(registry._registry["cameras"], "still", Still)
+    text = TEXT.replace("{type: orbit}", "{type: orbit, views: 3, fovy: [30, 30]}")
+    loaded = load(config_file(text), ["stages.coarse.cameras.type=still"])
+    assert loaded.settings.stages["coarse"].cameras == Still(3)
+    assert [(d.assignment.path, d.reason) for d in loaded.dropped] == [("stages.coarse.cameras.fovy", "cameras still has no such key")]
 
 
 def test_the_same_type_drops_nothing(config_file):
@@ -41,7 +58,7 @@ def test_an_override_that_does_not_fit_the_type_is_an_error(config_file, overrid
 
 def test_a_file_with_a_key_of_another_type_is_an_error(config_file):
     text = TEXT.replace("label: ${kept}", "grad_clip: 3")
-    with pytest.raises(UserError, match=r"grad_clip' \(mine.yaml:8\): this key exists in guidance sds, not in guidance demo"):
+    with pytest.raises(UserError, match=r"grad_clip' \(mine.yaml:8\): this key exists in guidance sds, vsd, ism and \d+ more, not in"):
         load(config_file(text))
 
 

@@ -55,10 +55,17 @@ def test_groups_variants_and_endings_are_explained():
     assert explain("stages.fine.steps") == explain("stages.<stage>.steps")
 
 
-@pytest.mark.parametrize(("word", "hint"), [("stps", "steps"), ("export.texturs", "export.texture")])
+@pytest.mark.parametrize(
+    ("word", "hint"), [("stps", "steps"), ("export.texturs", "export.texture"), ("guidanse", "guidance"), ("vsdd", "vsd")]
+)
 def test_unknown_keys_are_explained_by_the_nearest(word, hint):
     with pytest.raises(UserError, match=f"did you mean '{hint}'"):
         explain(word)
+
+
+def test_nonsense_is_answered_with_the_nearest_word():
+    with pytest.raises(UserError, match=r"there is no key 'nonsense': the nearest is 'noise'; --explain without"):
+        explain("nonsense")
 
 
 @pytest.mark.parametrize("what", LISTS)

@@ -4,8 +4,9 @@ import string
 import pytest
 
 from threedgen.config.find import shipped
+from threedgen.config.keys import keys
 from threedgen.config.loader import load
-from threedgen.config.suggest import closest, distance
+from threedgen.config.suggest import closest, distance, ranked
 from threedgen.errors import UserError
 
 TYPOS = 240
@@ -73,10 +74,40 @@ def test_hints(typed, hint):
 
 
 def test_a_typo_of_another_variants_key_says_where_it_lives():
-    with pytest.raises(
-        UserError, match=r"did you mean 'stages.coarse.guidance.grad_clip'\? This key exists in guidance sds, not in guidance im3d"
-    ):
+    owners = r"This key exists in guidance sds, vsd, ism and \d+ more, not in guidance im3d$"
+    with pytest.raises(UserError, match=r"did you mean 'stages.coarse.guidance.grad_clip'\? " + owners):
         load("quickstart", ["prompt=x", "stages.coarse.guidance.grad_clpi=1"])
+
+
+@pytest.mark.parametrize(
+    ("guidance", "key", "owners"),
+    [("sds", "moves", "sdi, ism and csm"), ("esd", "delta", "ism and csm"), ("sjc", "shift", "asynchronous_sd")],
+)
+def test_a_key_of_other_guidances_names_those_nearest_to_the_chosen_one(guidance, key, owners):
+    with pytest.raises(UserError, match=f"exists in guidance {owners}, not in guidance {guidance}; set"):
+        load("quickstart", ["prompt=x", f"stages.coarse.guidance.type={guidance}", f"stages.coarse.guidance.{key}=1"])
+
+
+def test_guidances_that_no_run_from_text_can_have_are_named_last():
+    with pytest.raises(UserError, match=r"did you mean .* exists in guidance (?!.*(dds|zero123))"):
+        load("quickstart", ["prompt=x", "stages.coarse.guidance.weigth=1"])
+
+
+def test_the_key_of_the_chosen_guidance_is_the_first_hint():
+    types = {"stages.coarse.guidance": "esd", "stages.coarse.representation": "hashgrid", "stages.coarse.cameras": "orbit"}
+    every = list(keys(["coarse"]))
+    mine = [key.path for key in every if types.get(key.group) == key.variant]
+    others = {key.path for key in every} - set(mine)
+    rng = random.Random(4)
+    right = total = 0
+    while total < 120:
+        path = rng.choice(mine)
+        typo = mistyped(path, rng)
+        if typo in others or typo in mine:
+            continue
+        total += 1
+        right += ranked(typo, every, types)[0].path == path
+    assert right >= 0.97 * total, f"{right} of {total}"
 
 
 def test_nothing_near():

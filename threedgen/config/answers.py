@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from threedgen import __version__
@@ -13,6 +12,7 @@ from threedgen.config.listing import LISTS, listing
 from threedgen.config.loader import load
 from threedgen.config.merge import Dropped
 from threedgen.config.schema import RunSettings
+from threedgen.config.sections import Section, sections
 from threedgen.config.serialize import to_yaml
 from threedgen.config.source import DEFAULT
 
@@ -41,6 +41,7 @@ EXAMPLES = [
     ("threedgen --explain guidance", "all keys of the guidances"),
     ("threedgen --config quickstart --print-config > my.yaml", "a config of your own to edit"),
 ]
+FEW = 4  # keys that are explained at length
 CODES = [
     ("0", "done"),
     ("1", "internal error"),
@@ -83,17 +84,15 @@ def print_list(what: str) -> None:
 
 def print_explanation(word: str) -> None:
     """One block a key for a few keys, one line a key for many."""
-    found = explain(word)
-    if len(found) <= 4:
-        for index, key in enumerate(found):
-            if index:
-                print()
-            table(_title(key), describe(key))
-        return
-    for index, (title, group) in enumerate(itertools.groupby(found, key=_group_title)):
+    found = sections(explain(word))
+    if sum(len(section.keys) for section in found) > FEW:
+        tables = [(_title(section.group or "The run", section), [(key.name, _summary(key)) for key in section.keys]) for section in found]
+    else:
+        tables = [(_title(key.path, section), describe(key, section.who)) for section in found for key in section.keys]
+    for index, (title, rows) in enumerate(tables):
         if index:
             print()
-        table(title, [(key.name, _summary(key)) for key in group])
+        table(title, rows)
 
 
 def print_config(config: str, overrides: Sequence[str]) -> None:
@@ -110,13 +109,8 @@ def _dropped_line(dropped: Dropped) -> str:
     return f"# dropped: {dropped.assignment.path} ({dropped.assignment.source}): {dropped.reason}"
 
 
-def _title(key: Key) -> str:
-    return f"{key.path} ({key.kind} {key.variant})" if key.variant else key.path
-
-
-def _group_title(key: Key) -> str:
-    group = key.group or "The run"
-    return f"{group} ({key.kind} {key.variant})" if key.variant else group
+def _title(path: str, section: Section) -> str:
+    return f"{path} ({section.who})" if section.kind else path
 
 
 def _summary(key: Key) -> str:

@@ -35,10 +35,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(words: Sequence[str]) -> Arguments:
-    """Sort words; options and overrides may come in any order. UserError for an unknown option or list."""
+    """Sort words; options and overrides may come in any order. UserError for unknown options and lists, and for two questions at once."""
     parser = _Parser(prog="threedgen", add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", default="", metavar="NAME")
-    parser.add_argument("--list", default="", metavar="WHAT")
+    parser.add_argument("--list", metavar="WHAT")
     parser.add_argument("--explain", nargs="?", const="", metavar="KEY")
     for flag in ("--print-config", "--dry-run", "--traceback", "--version"):
         parser.add_argument(flag, action="store_true")
@@ -50,9 +50,24 @@ def parse(words: Sequence[str]) -> Arguments:
     for word in overrides:
         if word.startswith("-"):
             raise UserError(_unknown_option(word))
-    if found.list and found.list not in LISTS:
+    _refuse_two_questions(found)
+    if found.list is not None and found.list not in LISTS:
         raise UserError(f"--list {shown(found.list)}: {choose(found.list, LISTS)}")
-    return Arguments(found.config, overrides, found.list, found.explain, found.help, found.version, found.print_config, found.dry_run)
+    return Arguments(found.config, overrides, found.list or "", found.explain, found.help, found.version, found.print_config, found.dry_run)
+
+
+def _refuse_two_questions(found: argparse.Namespace) -> None:
+    """UserError for two options of which only one could be answered; --help answers whatever stands beside it."""
+    asked = {
+        "--list": found.list is not None,
+        "--explain": found.explain is not None,
+        "--print-config": found.print_config,
+        "--dry-run": found.dry_run,
+        "--version": found.version,
+    }
+    given = [option for option, is_given in asked.items() if is_given]
+    if len(given) > 1 and not found.help:
+        raise UserError(f"{given[0]} and {given[1]} cannot be answered together: give one of them")
 
 
 def _unknown_option(word: str) -> str:

@@ -22,22 +22,29 @@ def explain(word: str) -> list[Key]:
     for found in (_below(every, segments), _ending(every, segments)):
         if found:
             return found
-    near = suggest.ranked(word, every, {})[0].path if "." in word else suggest.closest(word, {key.name for key in every})
-    if near is None:
-        raise UserError(f"there is no key {shown(word)}: --explain without a key lists all")
-    raise UserError(f"there is no key {shown(word)}: did you mean {near!r}? --explain without a key lists all")
+    raise UserError(f"there is no key {shown(word)}: {_hint(word, every)} --explain without a key lists all")
 
 
-def describe(key: Key) -> list[tuple[str, str]]:
-    """Label and text of what there is to know about a key."""
+def describe(key: Key, who: str = "") -> list[tuple[str, str]]:
+    """Label and text of what there is to know about a key; `who` says which variants have it, where that matters."""
     rows = [("meaning", key.meta["doc"]), ("allowed", allowed(key)), ("default", default_text(key))]
     if key.meta.get("unit"):
         rows.insert(1, ("unit", key.meta["unit"]))
-    if key.variant:
-        rows.append(("only in", f"{key.kind} {key.variant}"))
+    if who:
+        rows.append(("found in", who))
     if not key.meta.get("affects_result", True):
         rows.append(("note", "does not change the result, nor the name of the run folder"))
     return rows
+
+
+def _hint(word: str, every: Sequence[Key]) -> str:
+    """The nearest key; for a single word also the nearest group or variant, as they can be explained too."""
+    if "." in word:
+        return f"did you mean {suggest.ranked(word, every, {})[0].path!r}?"
+    words = {part for key in every for part in (*key.path.split("."), key.variant) if part not in ("", STAGE)}
+    if near := suggest.closest(word, words):
+        return f"did you mean {near!r}?"
+    return f"the nearest is {suggest.nearest(word, words)!r};"
 
 
 def _below(every: Sequence[Key], segments: Sequence[str]) -> list[Key]:

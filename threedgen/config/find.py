@@ -37,6 +37,20 @@ def find(config: str) -> Path:
     raise UserError(f"there is no config {shown(config)}: {hint}--list configs shows those that are shipped ({', '.join(known)})")
 
 
+def recipe(config: Path, variant: str) -> Path | None:
+    """Recipe for a guidance beside a config file, `recipes/<stem of the config>/<guidance>.yaml`; None where there is none."""
+    path = config.parent / "recipes" / config.stem / f"{variant}.yaml"
+    return path if path.is_file() else None
+
+
+def place(path: Path) -> str:
+    """A file as messages name it: relative to the working directory where it lies below it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
 def summary(path: Path) -> str:
     """First comment line of a config."""
     first = path.read_text(encoding="utf-8").partition("\n")[0]

@@ -16,7 +16,8 @@ from threedgen.config import find
 from threedgen.config.document import read
 from threedgen.config.keys import Key, children, join
 from threedgen.config.merge import Assignment, Dropped, Merged, from_file, from_overrides, merge
-from threedgen.config.requirements import check_prior, check_prompt
+from threedgen.config.recipes import recipes
+from threedgen.config.requirements import check_guidance, check_prior, check_prompt
 from threedgen.config.schema import RunSettings
 from threedgen.config.source import DEFAULT, Source
 from threedgen.config.values import convert, is_text, is_texts
@@ -30,7 +31,7 @@ class Loaded:
     Attributes:
         settings: complete and checked, except for an empty prompt where none was asked for.
         sources: origin of every dotted key.
-        dropped: keys of the file that a variant chosen on the command line does not have.
+        dropped: keys of the file that do not go with a variant chosen on the command line.
         name, path: of the config.
     """
 
@@ -44,15 +45,18 @@ class Loaded:
 def load(config: str, overrides: Sequence[str] = (), *, prompt_needed: bool = True) -> Loaded:
     """Read a config by name or path, put `key=value` overrides on top, check everything.
 
+    Where an override puts another guidance in place of the config's, the config's recipe for it lies between the two.
+
     Raises:
         UserError: one line naming the key, the value, what is allowed and where the value was written.
     """
     path = find.find(config)
-    place = _short(path)
+    place = find.place(path)
     top = read(path)
     if top is None:
         raise UserError(f"{place} is empty: start from one of the shipped configs (--list configs)")
-    merged = merge(from_file(top, place), from_overrides(overrides))
+    file, words = from_file(top, place), from_overrides(overrides)
+    merged = merge(file, recipes(path, file, words), words)
     if not merged.stages:
         raise UserError(f"{place} has no stages: a run needs at least one, under `stages:`")
     sources = {key.path: DEFAULT for key in merged.keys} | {p: a.source for p, a in merged.assignments.items()}
@@ -64,6 +68,8 @@ def load(config: str, overrides: Sequence[str] = (), *, prompt_needed: bool = Tr
     elif prompt_needed:
         check_prompt(values["prompt"], str(sources["prompt"]))
     check_prior(values["prior"], str(sources["prior"]))
+    for group, name in merged.types.items():
+        check_guidance(group, name, values, sources)
     settings = _build(RunSettings, "", values, merged)
     return Loaded(settings, sources, merged.dropped, path.stem, path)
 
@@ -136,11 +142,3 @@ def _check_together(built: Any, path: str) -> None:
         getattr(built, "check", lambda: None)()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def _short(path: Path) -> str:
-    """Path relative to the working directory where it lies below it."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path)

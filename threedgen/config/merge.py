@@ -1,4 +1,4 @@
-"""Config file and command line to one assignment a key, variants resolved; every value keeps its origin."""
+"""Config file, recipes and command line to one assignment a key, variants resolved; every value keeps its origin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from threedgen import registry
 from threedgen.config import suggest
 from threedgen.config.document import compose, describe, entries, text_of
-from threedgen.config.keys import STAGE_NAME, Key, children, join, keys
+from threedgen.config.keys import STAGE_NAME, Key, children, join, keys, load_variants
 from threedgen.config.schema import RunSettings
 from threedgen.config.source import COMMAND_LINE, Source, shown
 from threedgen.errors import UserError
@@ -27,7 +27,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A key of the config file that the variant chosen on the command line does not have."""
+    """A key of a file that does not go with the variant chosen on the command line."""
 
     assignment: Assignment
     reason: str
@@ -61,9 +61,9 @@ class Kind:
 Place = type | Named | Kind | None  # None: no group, so a key with a value or an unknown key
 
 
-def from_file(top: MappingNode, place: str) -> list[Assignment]:
-    """Assignments of a config file."""
-    return list(_unique(_flatten(top, RunSettings, "", Source(place), place)))
+def from_file(top: MappingNode, place: str, cls: type = RunSettings, path: str = "") -> list[Assignment]:
+    """Assignments of a file that holds the whole settings, or those of a class at a path."""
+    return list(_unique(_flatten(top, cls, path, Source(place), place)))
 
 
 EMPTY = MappingNode("tag:yaml.org,2002:map", [])  # what a comment alone holds
@@ -84,28 +84,57 @@ def from_overrides(overrides: Sequence[str]) -> list[Assignment]:
     return found
 
 
-def merge(file: Sequence[Assignment], overrides: Sequence[Assignment]) -> Merged:
-    """Command line over config file; UserError at the first key that does not exist."""
+def merge(file: Sequence[Assignment], recipes: Sequence[Assignment], overrides: Sequence[Assignment]) -> Merged:
+    """Command line over recipes over config file; UserError at the first key that does not exist."""
     stages = _stages(file)
     every = list(keys(stages))
-    paths = {key.path for key in every}
-    for assignment in [*file, *overrides]:
-        if assignment.path not in paths:
-            raise UserError(suggest.unknown_key(assignment.path, str(assignment.source), every, _types(file)))
-    types = _types([*file, *overrides])
+    types = types_of([*file, *recipes, *overrides])
+    within = [key for key in every if key.path.startswith("stages.")]
+    for layer, there in ((file, every), (recipes, within), (overrides, every)):
+        _refuse_unknown(layer, there, types)
     chosen = _chosen(every, types)
     known = {key.path for key in chosen}
-    retyped = {group for group, name in types.items() if _types(file).get(group, name) != name}
-    dropped: list[Dropped] = []
     last: dict[str, Assignment] = {}
-    for assignment in [*file, *overrides]:
-        if assignment.path in known:
-            last[assignment.path] = assignment
-        elif assignment.source != COMMAND_LINE and assignment.path.rpartition(".")[0] in retyped:
-            dropped.append(Dropped(assignment, _misfit(assignment.path, types)))
-        else:
+    dropped: list[Dropped] = []
+    for layer, meant in ((file, types_of(file)), (recipes, types_of([*file, *recipes])), (overrides, types)):
+        kept, unfit = _fitting(layer, meant, types, known)
+        last |= {assignment.path: assignment for assignment in kept}
+        dropped += unfit
+    for assignment in last.values():
+        if assignment.path not in known:
             raise UserError(suggest.other_variant(assignment.path, str(assignment.source), every, types))
-    return Merged(last, chosen, stages, types, dropped)
+    return Merged(last, chosen, stages, types, [drop for drop in dropped if drop.assignment.path not in last])
+
+
+def _refuse_unknown(assignments: Sequence[Assignment], every: Sequence[Key], types: dict[str, str]) -> None:
+    """UserError at a key that no variant has."""
+    paths = {key.path for key in every}
+    for assignment in assignments:
+        if assignment.path not in paths:
+            raise UserError(suggest.unknown_key(assignment.path, str(assignment.source), every, types))
+
+
+def _fitting(
+    layer: Sequence[Assignment], meant: dict[str, str], types: dict[str, str], known: set[str]
+) -> tuple[list[Assignment], list[Dropped]]:
+    """Assignments that stay, and those that were meant for a variant which a later layer replaced (`meant`, `types`: by group).
+
+    A guidance's numbers are tuned for its rule, so all of them go; of other variants those go that the new one lacks.
+    """
+    kept: list[Assignment] = []
+    dropped: list[Dropped] = []
+    for assignment in layer:
+        group, _, name = assignment.path.rpartition(".")
+        before, now, kind = meant.get(group), types.get(group), kind_of(group)
+        if before in (None, now) or name == "type":
+            kept.append(assignment)
+        elif kind == "guidance":
+            dropped.append(Dropped(assignment, f"written for guidance {before}, not for {now}"))
+        elif assignment.path not in known:
+            dropped.append(Dropped(assignment, f"{kind} {now} has no such key"))
+        else:
+            kept.append(assignment)
+    return kept, dropped
 
 
 def _flatten(node: Node, place: Place, path: str, source: Source, file: str) -> Iterator[Assignment]:
@@ -175,15 +204,21 @@ def _stages(file: Sequence[Assignment]) -> list[str]:
     return list(stages)
 
 
-def _types(assignments: Sequence[Assignment]) -> dict[str, str]:
+def types_of(assignments: Sequence[Assignment]) -> dict[str, str]:
     """Variant of each group; UserError where a type is unknown or wants a scalar."""
+    load_variants()
     types: dict[str, str] = {}
     for assignment in assignments:
         group, _, name = assignment.path.rpartition(".")
-        place = _descend_all(RunSettings, group) if group else None
-        if name == "type" and isinstance(place, Kind):
-            types[group] = _variant(assignment, place.name)
+        if name == "type" and (kind := kind_of(group)):
+            types[group] = _variant(assignment, kind)
     return types
+
+
+def kind_of(group: str) -> str:
+    """Kind of the variants that a group chooses from ("guidance"), empty where it chooses none."""
+    place = _descend_all(RunSettings, group) if group else None
+    return place.name if isinstance(place, Kind) else ""
 
 
 def _variant(assignment: Assignment, kind: str) -> str:
@@ -202,8 +237,3 @@ def _chosen(every: Sequence[Key], types: dict[str, str]) -> list[Key]:
         if key.name == "type" and not key.variant and key.group not in types:
             raise UserError(f"{key.path} is missing: choose one of {', '.join(key.meta['choices'])}")
     return [key for key in every if not key.variant or types[key.group] == key.variant]
-
-
-def _misfit(path: str, types: dict[str, str]) -> str:
-    group = path.rpartition(".")[0]
-    return f"{group.rpartition('.')[2]} {types[group]} has no such key"

@@ -1,14 +1,18 @@
-"""What must hold outside the config before a run: a prompt, a prior that can be found, a folder that can be written."""
+"""What must hold beyond the single values: a prompt, a prior that is found and fits the guidance, a folder that can be written."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from threedgen import registry
 from threedgen.config import suggest
 from threedgen.config.aliases import ALIASES, BUILT_IN
-from threedgen.config.source import shown
+from threedgen.config.source import Source, shown
 from threedgen.errors import UserError
+from threedgen.schedule import knots_of
 
 
 def check_prompt(prompt: str, source: str) -> None:
@@ -30,6 +34,32 @@ def check_prior(prior: str, source: str) -> None:
         raise UserError(
             f"prior: {shown(prior)} is no known prior and no folder ({source}): {suggest.choose(prior, names)}, or a diffusers folder"
         )
+
+
+def check_guidance(group: str, name: str, values: Mapping[str, Any], sources: Mapping[str, Source]) -> None:
+    """UserError for a guidance that a run from text cannot have: one that needs more inputs, or a critic that the prior cannot train.
+
+    Args:
+        group: dotted path of a group that chooses a variant; groups of other kinds pass.
+        name: of the variant.
+        values, sources: checked value and origin of every dotted key.
+    """
+    if not group.endswith(".guidance"):
+        return
+    rule, source = registry.lookup("guidance", name), sources[f"{group}.type"]
+    if needs := getattr(rule, "needs", ()):
+        raise UserError(
+            f"{group}.type: {name} needs {' and '.join(needs)}, which a run from text does not have ({source}): "
+            "choose another guidance (--list guidances)"
+        )
+    if getattr(rule, "critic", False) and values["prior"] == "analytic":
+        raise UserError(
+            f"{group}.type: {name} trains a critic ({source}), which the closed-form prior analytic cannot ({sources['prior']}): "
+            "choose a guidance without a critic, or prior=embedded"
+        )
+    scale = f"{group}.image_scale"
+    if any(height for _, height in knots_of(values.get(scale, 0.0))):
+        raise UserError(f"{scale}: a run from text has no image prompt ({sources[scale]}): leave it at 0")
 
 
 def check_output(output: str) -> None:

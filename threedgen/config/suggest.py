@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from threedgen import registry
 from threedgen.config.keys import Key
 from threedgen.config.source import shown
 
 ELSEWHERE = 2.5  # cost of writing a right name in the wrong group, in edits
+UNCHOSEN = 0.5  # cost of a key that only variants have which were not chosen, in edits
+NAMED = 3  # variants that a message names
 FAR = 0.45  # edits per character above which a name is no hint
 
 
 def distance(a: str, b: str) -> int:
     """Fewest insertions, deletions, substitutions and swaps of neighbours that turn a into b (optimal string alignment)."""
+    a, b = _middles(a, b)
     older: list[int] = []
     old = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
@@ -26,13 +30,29 @@ def distance(a: str, b: str) -> int:
     return old[-1]
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
+def _middles(a: str, b: str) -> tuple[str, str]:
+    """What is left of two words without the beginning and the end they share, which costs no edits."""
+    start = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    a, b = a[start:], b[start:]
+    end = 0
+    while end < min(len(a), len(b)) and a[-1 - end] == b[-1 - end]:
+        end += 1
+    return a[: len(a) - end], b[: len(b) - end]
+
+
+def closest(word: str, known: Collection[str]) -> str | None:
     """The nearest known name, or None where nothing is near."""
-    word = word[:80].lower()
-    ranked = sorted((distance(word, name.lower()), name) for name in known)
-    if not ranked or ranked[0][0] > max(1, FAR * max(len(word), len(ranked[0][1]))):
+    if not known:
         return None
-    return ranked[0][1]
+    found = nearest(word, known)
+    return found if distance(word[:80].lower(), found.lower()) <= max(1, FAR * max(len(word[:80]), len(found))) else None
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """The nearest of at least one known name, however far."""
+    return min(known, key=lambda name: (distance(word[:80].lower(), name.lower()), name))
 
 
 def choose(word: str, known: Sequence[str]) -> str:
@@ -48,16 +68,19 @@ def inside(path: str, names: Sequence[str]) -> str:
 
 
 def ranked(path: str, every: Sequence[Key], types: Mapping[str, str]) -> list[Key]:
-    """Keys by their likeness to a dotted path, nearest first; keys of the chosen variants win ties."""
+    """One key for each path, by its likeness to a dotted path, nearest first; a path that the chosen variants lack comes behind."""
     path = path[:200]
+    keys: dict[str, Key] = {}
+    for key in every:
+        if key.path not in keys or _is_chosen(key, types):
+            keys[key.path] = key
 
-    def cost(key: Key) -> tuple[float, bool, int, str]:
+    def cost(key: Key) -> tuple[float, int, str]:
         whole = distance(path, key.path)
         moved = distance(path.rpartition(".")[2], key.name) + ELSEWHERE
-        chosen = not key.variant or types.get(key.group) == key.variant
-        return min(whole, moved), not chosen, whole, key.path
+        return min(whole, moved) + (0 if _is_chosen(key, types) else UNCHOSEN), whole, key.path
 
-    return sorted(every, key=cost)
+    return sorted(keys.values(), key=cost)
 
 
 def unknown_key(path: str, source: str, every: Sequence[Key], types: Mapping[str, str]) -> str:
@@ -67,20 +90,44 @@ def unknown_key(path: str, source: str, every: Sequence[Key], types: Mapping[str
     last = path.rpartition(".")[2][:200]
     if min(distance(path[:200], best.path), distance(last, best.name)) > max(2, FAR * len(last)):
         return f"{start}: --explain lists every key"
-    if best.variant and types.get(best.group) != best.variant:
-        return f"{start}: did you mean {best.path!r}? This key exists in {best.kind} {best.variant}, not in {_current(best, types)}"
-    return f"{start}: did you mean {best.path!r}?"
+    if _is_chosen(best, types):
+        return f"{start}: did you mean {best.path!r}?"
+    return f"{start}: did you mean {best.path!r}? This key exists in {_elsewhere(_owners(best.path, every, types), best, types)}"
 
 
 def other_variant(path: str, source: str, every: Sequence[Key], types: Mapping[str, str]) -> str:
     """Message about a key that exists, but not in the chosen variant."""
+    key = next(key for key in every if key.path == path and key.variant)
+    owners = _owners(path, every, types)
+    start = f"unknown key {shown(path, 100)} ({source}): this key exists in {_elsewhere(owners, key, types)}"
+    here = [other.name for other in every if other.group == key.group and other.variant == types.get(key.group)]
+    near = closest(key.name, here)
+    return start + (f"; did you mean {key.group}.{near}?" if near else f"; set {key.group}.type={owners[0]} to use it")
+
+
+def _is_chosen(key: Key, types: Mapping[str, str]) -> bool:
+    return not key.variant or types.get(key.group) == key.variant
+
+
+def _owners(path: str, every: Sequence[Key], types: Mapping[str, str]) -> list[str]:
+    """Variants that have a key: those first that a run from text can have, that are akin to the chosen one, that others build on."""
     owners = [key for key in every if key.path == path and key.variant]
-    names = " and ".join(key.variant for key in owners)
-    start = f"unknown key {shown(path, 100)} ({source}): this key exists in {owners[0].kind} {names}, not in {_current(owners[0], types)}"
-    here = [key for key in every if key.group == owners[0].group and types.get(key.group) == key.variant]
-    near = closest(path.rpartition(".")[2], [key.name for key in here])
-    return start + (f"; did you mean {owners[0].group}.{near}?" if near else f"; set {owners[0].group}.type={owners[0].variant} to use it")
+    kind, chosen = owners[0].kind, types.get(owners[0].group)
+    classes = {name: registry.lookup(kind, name) for name in registry.names(kind)}
+    line = set(classes[chosen].__mro__) if chosen else set()
+
+    def rank(name: str) -> tuple[bool, int, int, str]:
+        cls = classes[name]
+        heirs = sum(issubclass(other, cls) for other in classes.values())
+        return bool(getattr(cls, "needs", ())), -len(line & set(cls.__mro__)), -heirs, name
+
+    return sorted((key.variant for key in owners), key=rank)
 
 
-def _current(key: Key, types: Mapping[str, str]) -> str:
-    return f"{key.kind} {types[key.group]}" if key.group in types else f"this {key.kind}"
+def _elsewhere(owners: Sequence[str], key: Key, types: Mapping[str, str]) -> str:
+    """ "guidance sds, csd and 12 more, not in guidance im3d"."""
+    more = [f"{len(owners) - NAMED} more"] if len(owners) > NAMED else []
+    *names, last = [*owners[:NAMED], *more]
+    listed = f"{', '.join(names)} and {last}" if names else last
+    current = f"{key.kind} {types[key.group]}" if key.group in types else f"this {key.kind}"
+    return f"{key.kind} {listed}, not in {current}"
