@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-NOT_RULES = ("core", "critics", "noisers", "rule", "timesteps")
+NOT_RULES = ("core", "critics", "estimates", "noisers", "rule", "timesteps")
 
 
 def discover() -> None:
