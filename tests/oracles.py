@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from threedgen.cameras import Cameras, orbit_cameras
 from threedgen.draws import Draws
@@ -37,6 +37,21 @@ class CountingPrior:
     def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         self.calls.append((len(z_t), t.clone(), cond))
         return self.prior.predict_noise(z_t, t, cond)
+
+
+class ChannelCritic(nn.Module):
+    """A critic of a closed-form prior: its prediction plus a trained map of the channels, which starts as zero."""
+
+    def __init__(self, prior: GaussianMixturePrior) -> None:
+        super().__init__()
+        self.predict = prior.predict_noise
+        self.block = nn.Module()
+        self.block.mix = nn.Parameter(torch.zeros(3, 3))
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        mixed = torch.einsum("oc,bchw->bohw", self.block.mix.to(z_t), z_t)
+        return self.predict(z_t, t, cond) + mixed + self.bias.to(z_t)[:, None, None]
 
 
 def gaussian_prior(size: int = 6, seed: int = 0) -> GaussianMixturePrior:

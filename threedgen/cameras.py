@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from threedgen.config.schema import OrbitSettings
-from threedgen.draws import Draws
+from threedgen.draws import Draws, generator
 from threedgen.schedule import milestone
 
 
@@ -112,22 +112,45 @@ class OrbitSampler:
 
     One draw of offset, elevation, distance and field of view is shared by the views of a step, whose azimuths divide the
     range evenly: with four views over the full circle they are 90 degrees apart, as multi-view priors were trained.
+
+    With strata, the ranges of offset and elevation are divided into cells, and cameras are drawn without replacement (Repeated
+    Random Sampling, arXiv 2305.18424): every epoch of as many turns as there are cells visits each of them once, in an order of its own.
     """
 
     def __init__(self, settings: OrbitSettings) -> None:
         self.settings = settings
 
-    def sample(self, draws: Draws) -> Cameras:
-        """Cameras of the views in `draws.views`, at the resolution of the step."""
+    def sample(self, draws: Draws, turn: int | None = None) -> Cameras:
+        """Cameras of the views in `draws.views`, at the resolution of the step.
+
+        Args:
+            turn: which draw of cameras this is, from 0, where not every step is one; it alone decides on the cell.
+        """
         s = self.settings
+        offset, height = self.shares(draws, draws.step if turn is None else turn)
         low, high = s.azimuth
-        share = (torch.tensor(draws.views, dtype=torch.float32) + draws.shared_uniform("azimuth").cpu()) / s.views
+        share = (torch.tensor(draws.views, dtype=torch.float32) + offset) / s.views
         azimuth = low + share * (high - low)
-        elevation = draws.shared_uniform("elevation", (), *s.elevation).cpu().expand_as(azimuth)
+        elevation = (height * (s.elevation[1] - s.elevation[0]) + s.elevation[0]).expand_as(azimuth)
         distance = draws.shared_uniform("distance", (), *s.distance).cpu().expand_as(azimuth)
         fovy = torch.deg2rad(draws.shared_uniform("fovy", (), *s.fovy).cpu()).expand_as(azimuth)
         size = int(milestone(s.resolution, draws.step))
         return Cameras(orbit(azimuth, elevation, distance), fovy, size, size).to(draws.device)
+
+    def shares(self, draws: Draws, turn: int) -> tuple[Tensor, Tensor]:
+        """Two 0-dimensional shares in [0,1) of the ranges of azimuth offset and elevation; with strata, in the cell of the turn."""
+        offset, height = (draws.shared_uniform(purpose).cpu() for purpose in ("azimuth", "elevation"))
+        if not self.settings.strata:
+            return offset, height
+        row, column = self.cell(draws.seed, turn)
+        return (column + offset) / self.settings.strata, (row + height) / self.settings.strata_elevation
+
+    def cell(self, seed: int, turn: int) -> tuple[int, int]:
+        """Elevation row and azimuth column of the cell of a turn."""
+        cells = self.settings.strata * self.settings.strata_elevation
+        epoch, place = divmod(turn, cells)
+        order = torch.randperm(cells, generator=generator(seed, epoch, -1, "strata"))
+        return divmod(int(order[place]), self.settings.strata)
 
     def turntable(self, frames: int, size: int) -> Cameras:
         """Cameras evenly around the object at the middle of the sampler's ranges, azimuth 0 first."""

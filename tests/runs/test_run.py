@@ -11,16 +11,18 @@ from safetensors.torch import load_file
 
 from tests.runs.conftest import STAGE, only_run, status_of
 from threedgen.config.loader import load
+from threedgen.config.schema import ExportSettings, HashGridSettings
 from threedgen.errors import UserError
 from threedgen.representations.hashgrid import HashGridField
+from threedgen.representations.particles import Particles
 from threedgen.runs import run
 from threedgen.runs.folder import RunFolder
-from threedgen.runs.run import execute
+from threedgen.runs.run import execute, export_scenes
 
 
 @pytest.mark.parametrize("config", ["quickstart", "quickstart-sds"])
 def test_a_run_leaves_everything_its_folder_promises(micro, config, capfd):
-    settings = micro(config=config)
+    settings = micro("x0_preview_every=12", config=config)
     result = execute(settings, config, "threedgen --config x", {"seed": "default"})
     folder = result.folder
     assert folder.parent.name == config
@@ -34,7 +36,8 @@ def test_a_run_leaves_everything_its_folder_promises(micro, config, capfd):
     assert json.loads((folder / "sources.json").read_text()) == {"seed": "default"}
     environment = json.loads((folder / "environment.json").read_text())
     assert (environment["threads"], environment["device"]) == (2, "cpu")
-    assert [p.name for p in sorted(folder.joinpath("previews").iterdir())] == ["coarse-000006.png", "coarse-000012.png"]
+    previews = [p.name for p in sorted(folder.joinpath("previews").iterdir())]
+    assert previews == ["coarse-000006.png", "coarse-000012.png", "coarse-x0-000012.png"]
     with Image.open(folder / "previews" / "coarse-000006.png") as preview:
         assert preview.size == (4 * 128, 128)
     with safe_open(folder / "checkpoints" / "coarse.safetensors", "pt") as file:
@@ -46,6 +49,22 @@ def test_a_run_leaves_everything_its_folder_promises(micro, config, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert [line.split()[2] for line in err.splitlines()] == [f"{s}/12" for s in (2, 3, 4, 5, 6, 8, 9, 10, 11, 12)]
+
+
+def test_every_scene_has_its_asset_and_a_single_one_keeps_its_names(tmp_path):
+    settings = ExportSettings(
+        ["glb", "obj"], resolution=24, threshold=5.0, faces=200, texture=64, turntable_frames=1, turntable_resolution=32
+    )
+    field = HashGridSettings(levels=3, log2_table=8, base_resolution=4, max_resolution=8, hidden=8, occupancy_resolution=8, samples=24)
+    scenes = [HashGridField(field, seed=number) for number in range(2)]
+    one = export_scenes(scenes[0], settings, tmp_path / "one", "apple")
+    several = export_scenes(Particles(scenes), settings, tmp_path / "several", "apple")
+    assert {path.name for path in one.values()} >= {"apple.glb", "apple.obj", "apple.mtl", "apple.png", "turntable.gif", "turntable.png"}
+    assert {path.name for path in several.values()} >= {"apple-1.glb", "apple-2.glb", "apple-2.mtl", "turntable-1.gif", "turntable-2.png"}
+    assert set(several) == {f"{kind}-{number}" for kind in one for number in (1, 2)}
+    assert set(several.values()) == set((tmp_path / "several").iterdir())
+    assert several["texture-1"].read_bytes() == one["texture"].read_bytes()
+    assert several["texture-2"].read_bytes() != one["texture"].read_bytes()
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(micro, tmp_path):

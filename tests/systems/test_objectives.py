@@ -128,6 +128,15 @@ def test_a_reconstruction_asks_only_when_a_round_begins():
     assert rounds == [1, 1, 1, 2, 2, 3, 3]
 
 
+def test_cameras_of_rounds_are_drawn_without_replacement():
+    field, objective, _ = parts(IM3D(first_fit=3, fit=3, first_denoise=1, denoise=1, rays=32, bank=4))
+    objective.sampler = OrbitSampler(OrbitSettings(views=2, resolution=SIZE, azimuth=[0.0, 90.0], elevation=[0.0, 80.0], strata=4))
+    for step in range(12):
+        objective(field, draws_of(step), False)
+    x, y, _ = objective.bank.c2w[:, 0, :3, 3].unbind(-1)
+    assert (torch.rad2deg(torch.atan2(y, x)) // 11.25).sort().values.tolist() == [0, 1, 2, 3]
+
+
 def test_the_targets_of_an_exact_prior_are_the_prompted_images():
     field, objective, _ = parts(IM3D(cfg=1.0, rescale=0.0), "blue")
     objective.ask(field, draws_of(0))

@@ -6,7 +6,17 @@ from torch import Tensor
 
 from threedgen.config.schema import RegularizerSettings
 from threedgen.representations.base import Render, Samples
-from threedgen.systems.regularizers import PENALTIES, distortion, needs_normals, opaque, orientation, penalties, sparsity
+from threedgen.systems.regularizers import (
+    PENALTIES,
+    distortion,
+    entropy,
+    needs_normals,
+    opaque,
+    orientation,
+    penalties,
+    sparsity,
+    z_variance,
+)
 
 COUNTS = [5, 0, 1, 3]
 
@@ -95,16 +105,78 @@ def test_orientation_counts_normals_that_face_away():
     assert float(orientation(render)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("penalty", [distortion, orientation])
+def rays(*samples: list[tuple[float, float]]) -> Render:
+    """A float64 rendering of rays given by the (weight, distance) of their samples."""
+    offsets = torch.tensor([0, *(len(ray) for ray in samples)]).cumsum(0)
+    w, t = torch.tensor([pair for ray in samples for pair in ray], dtype=torch.float64).reshape(-1, 2).T
+    directions = torch.zeros(len(samples), 3, dtype=torch.float64)
+    alpha = torch.zeros(len(samples), 1, dtype=torch.float64)
+    return Render(directions, alpha, alpha, samples=Samples(offsets, t, torch.zeros(len(t), 3), w, directions))
+
+
+SURFACE = [(0.9, 2.0)]
+HAZE = [(0.2, 1.0), (0.3, 5.0)]  # sums to 1/2: not opaque
+
+
+def test_z_variance_is_the_variance_of_a_coin_between_two_depths():
+    p, gap = 0.75, 0.4
+    coin = [(0.8 * (1 - p), 2.0), (0.8 * p, 2.0 + gap)]
+    assert float(z_variance(rays(coin))) == pytest.approx(p * (1 - p) * gap**2)
+    # Mean over the opaque rays alone: a surface counts, haze and empty rays do not.
+    assert float(z_variance(rays(HAZE, coin, [], SURFACE, HAZE))) == pytest.approx(p * (1 - p) * gap**2 / 2)
+
+
+def test_z_variance_of_evenly_spread_weights_is_that_of_the_uniform_distribution():
+    n, near, far = 50, 1.0, 3.0
+    even = [(0.9 / n, near + (far - near) * (i + 0.5) / n) for i in range(n)]
+    assert float(z_variance(rays(even))) == pytest.approx((far - near) ** 2 / 12 * (1 - 1 / n**2))
+
+
+def test_entropy_is_that_of_a_coin_and_of_a_die():
+    p = 0.75
+    coin = [(0.8 * (1 - p), 2.0), (0.8 * p, 2.5)]
+    of_coin = -p * math.log(p) - (1 - p) * math.log(1 - p)
+    assert float(entropy(rays(coin))) == pytest.approx(of_coin)
+    assert float(entropy(rays([(0.15, float(i)) for i in range(6)]))) == pytest.approx(math.log(6))
+    assert float(entropy(rays(HAZE, coin, [], SURFACE))) == pytest.approx(of_coin / 2)
+
+
+@pytest.mark.parametrize("penalty", [z_variance, entropy])
+def test_depth_penalties_are_zero_for_surfaces_and_where_nothing_is_opaque(penalty):
+    assert float(penalty(rays(SURFACE, SURFACE))) == pytest.approx(0, abs=1e-12)
+    render = rays(HAZE, [], [(0.0, 1.0), (0.0, 2.0)])
+    weights = render.samples.weights.requires_grad_()
+    value = penalty(render)
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(weights.grad, torch.zeros(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("penalty", [z_variance, entropy])
+def test_depth_penalties_make_a_spread_ray_thinner_and_stay_finite_at_zero_weight(penalty):
+    render = rays([(0.3, 1.0), (0.4, 1.1), (0.0, 1.2), (0.1, 2.0)])
+    logits = torch.tensor([0.3, 0.4, 0.0, 0.1], dtype=torch.float64).requires_grad_()
+    values = []
+    for _ in range(20):
+        render.samples.weights = logits.clamp(min=0)
+        value = penalty(render)
+        (slope,) = torch.autograd.grad(value, logits)
+        assert torch.isfinite(slope).all()
+        logits = (logits - 0.01 * slope).detach().requires_grad_()
+        values.append(value.item())
+    assert values[-1] < 0.8 * values[0]
+
+
+@pytest.mark.parametrize("penalty", [distortion, orientation, z_variance, entropy])
 def test_gradients_of_sample_penalties(penalty):
     render = volume()
     s = render.samples
 
     def of(value: Tensor) -> Tensor:
-        changed = {"weights": value} if penalty is distortion else {"normals": value}
+        changed = {"normals": value} if penalty is orientation else {"weights": value}
         return penalty(Render(render.rgb, render.alpha, render.depth, samples=Samples(**(vars(s) | changed))))
 
-    start = (s.weights if penalty is distortion else s.normals).clone().requires_grad_()
+    start = (s.normals if penalty is orientation else s.weights).clone().requires_grad_()
     assert torch.autograd.gradcheck(of, (start,))
 
 

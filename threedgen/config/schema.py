@@ -90,6 +90,18 @@ class OrbitSettings:
     resolution: Any = setting(
         64, "height and width of a rendered view; milestones {from_step: pixels} allowed", unit="pixels", low=8, high=4096, milestones=True
     )
+    strata: int = setting(
+        0,
+        "cells of the azimuth offset: every so many draws visit each cell once, in a fresh order (RS2, arXiv 2305.18424); 0 draws freely",
+        low=0,
+        high=360,
+    )
+    strata_elevation: int = setting(1, "cells of the elevation; needs strata, and every pair of cells is visited once", low=1, high=180)
+
+    def check(self) -> None:
+        """Cells of the elevation go with cells of the azimuth."""
+        if self.strata_elevation > 1 and not self.strata:
+            raise ValueError("strata_elevation needs strata: set strata to the cells of the azimuth, 1 for elevation alone")
 
 
 @register("representation", "hashgrid")
@@ -127,6 +139,8 @@ class RegularizerSettings:
     opaque: Any = setting(0.0, "binary entropy of alpha: either opaque or empty", low=0.0, scheduled=True)
     distortion: Any = setting(0.0, "spread of the weights along a ray (mip-NeRF 360): compact surfaces", low=0.0, scheduled=True)
     orientation: Any = setting(0.0, "normals that face away from the camera (Ref-NeRF)", low=0.0, scheduled=True)
+    z_variance: Any = setting(0.0, "variance of the depth along opaque rays (HiFA): thin surfaces", low=0.0, scheduled=True)
+    entropy: Any = setting(0.0, "entropy of the weights along opaque rays (HiFA's z-entropy): few samples", low=0.0, scheduled=True)
 
 
 @dataclass
@@ -254,6 +268,13 @@ class RunSettings:
         affects_result=False,
     )
     preview_every: int = setting(100, "steps between preview images; 0 writes none", unit="steps", low=0, affects_result=False)
+    x0_preview_every: int = setting(
+        0,
+        "steps between pictures of what the prior takes the renderings for, at several noise levels; 0 writes none",
+        unit="steps",
+        low=0,
+        affects_result=False,
+    )
     checkpoint_every: int = setting(200, "steps between checkpoints; 0 keeps only the last", unit="steps", low=0, affects_result=False)
     prompts: PromptSettings = field(default_factory=PromptSettings, metadata={"doc": "how the prompt depends on the view"})
     stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages; one in this version"})

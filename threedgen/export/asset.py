@@ -17,7 +17,9 @@ from threedgen.export.turntable import write_turntable
 from threedgen.representations.base import Mesh
 
 
-def export_asset(mesh: Mesh, color_fn: ColorField, settings: ExportSettings, folder: Path, name: str) -> dict[str, Path]:
+def export_asset(
+    mesh: Mesh, color_fn: ColorField, settings: ExportSettings, folder: Path, name: str, turntable: str = "turntable"
+) -> dict[str, Path]:
     """Clean, simplify, unwrap and bake a mesh, and write it.
 
     Every file is written as a whole or not at all; the same input gives the same bytes.
@@ -28,6 +30,7 @@ def export_asset(mesh: Mesh, color_fn: ColorField, settings: ExportSettings, fol
         settings: formats, budget of faces, texture, size, turntable.
         folder: gets `<name>.glb` and so on, and the turntable.
         name: file name without extension.
+        turntable: file name of the turntable without extension.
 
     Returns:
         The files written: glb; obj, mtl and texture; ply; gif, sheet and mp4.
@@ -54,5 +57,5 @@ def export_asset(mesh: Mesh, color_fn: ColorField, settings: ExportSettings, fol
         written["ply"] = folder / f"{name}.ply"
         write_ply(written["ply"], dataclasses.replace(solid, vertex_rgb=rgb), settings.size_m)
     if settings.turntable_frames:
-        written |= write_turntable(charts, texture, folder, settings.turntable_frames, settings.turntable_resolution)
+        written |= write_turntable(charts, texture, folder, settings.turntable_frames, settings.turntable_resolution, turntable)
     return written

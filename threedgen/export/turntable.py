@@ -25,15 +25,18 @@ SUPERSAMPLE = 2
 BATCH = 4
 
 
-def write_turntable(mesh: Mesh, texture: Tensor | None, folder: Path, frames: int, resolution: int) -> dict[str, Path]:
+def write_turntable(
+    mesh: Mesh, texture: Tensor | None, folder: Path, frames: int, resolution: int, name: str = "turntable"
+) -> dict[str, Path]:
     """Render a full turn under a soft light from the camera, on white.
 
     Args:
         mesh: world axes; scaled to fill the picture.
         texture: [H,W,3] looked up at the mesh's `uv`, or None to show its vertex colours.
-        folder: gets turntable.gif, turntable.png (eight views side by side) and, where the program ffmpeg is found, turntable.mp4.
+        folder: gets <name>.gif, <name>.png (eight views side by side) and, where the program ffmpeg is found, <name>.mp4.
         frames: of a turn, at least 1.
         resolution: height and width in pixels.
+        name: of the files.
 
     Returns:
         The files written, under gif, sheet and mp4.
@@ -41,12 +44,12 @@ def write_turntable(mesh: Mesh, texture: Tensor | None, folder: Path, frames: in
     folder = Path(folder)
     centred = _centred(dataclasses.replace(mesh, texture=texture))
     pictures = _views(centred, frames, resolution)
-    written = {"gif": folder / "turntable.gif", "sheet": folder / "turntable.png"}
+    written = {"gif": folder / f"{name}.gif", "sheet": folder / f"{name}.png"}
     write_whole(written["gif"], _gif(pictures))
     write_whole(written["sheet"], _sheet(_views(centred, SHEET_VIEWS, resolution)))
     encoder = shutil.which("ffmpeg")
     if encoder is not None and (content := _mp4(encoder, pictures)) is not None:
-        written["mp4"] = folder / "turntable.mp4"
+        written["mp4"] = folder / f"{name}.mp4"
         write_whole(written["mp4"], content)
     return written
 

@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from importlib.metadata import entry_points
 
-NOT_RULES = ("core", "critics", "noisers", "rule", "timesteps")
+NOT_RULES = ("core", "critics", "estimates", "noisers", "rule", "timesteps")
 ENTRY_POINTS = "threedgen.guidance"
 
 

@@ -39,7 +39,12 @@ class VSD(Rule):
     camera_dropout: float = setting(0.1, "share of critic steps without a camera", low=0.0, high=1.0)
     checkpointing: bool = setting(False, "recompute the critic's activations: less memory, slower", affects_result=False)
     buckets: int = setting(1, "critics by azimuth of the camera", low=1, high=16)
-    particles: int = setting(1, "scenes that share the critic; one of them is stepped at a time", low=1, high=64)
+    particles: int = setting(
+        1,
+        "scenes that share the critic; they are stepped in turn, so each gets 1/particles of the steps, and schedules count all steps",
+        low=1,
+        high=64,
+    )
     norm: str = setting("none", "normaliser of a view's gap: none, dmd, or huber (SIM)", choices=("none", "dmd", "huber"))
     huber: float = setting(0.00054, "c of the pseudo-Huber norm, times the root of the number of entries", low=0.0)
     divergence: str = setting("reverse_kl", "f-divergence that is descended; reverse_kl is VSD", choices=DIVERGENCES)

@@ -81,6 +81,11 @@ class Mesh:
 class Representation(nn.Module):
     """A 3D object that can be optimized through its rendering. It knows nothing of diffusion."""
 
+    @property
+    def scenes(self) -> tuple[Representation, ...]:
+        """The objects it holds: itself alone, unless it is a collection."""
+        return (self,)
+
     def render(self, cameras: Cameras, *, draws: Draws | None = None, normals: bool = False) -> Render:
         """Images of all views; with `draws` whatever is random is keyed on them, without nothing is random."""
         raise NotImplementedError

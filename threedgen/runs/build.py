@@ -9,9 +9,11 @@ import torch
 
 from threedgen.cameras import Cameras
 from threedgen.config.schema import HashGridSettings, RunSettings, StageSettings
+from threedgen.draws import generator
 from threedgen.errors import UserError
 from threedgen.guidance.core import Teacher
 from threedgen.guidance.rule import Rule
+from threedgen.guidance.vsd import VSD
 from threedgen.priors.analytic import ImageMixturePrior
 from threedgen.priors.base import Prior
 from threedgen.priors.loading import load_prior
@@ -20,6 +22,7 @@ from threedgen.representations.base import Representation
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.representations.mesh import render_mesh
 from threedgen.representations.mesh_loading import load_mesh
+from threedgen.representations.particles import Particles
 from threedgen.shipped import shipped_folder
 
 ANALYTIC_RESOLUTION = 64
@@ -69,5 +72,13 @@ def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Tea
 
 
 def build_representation(stage: StageSettings, seed: int, device: str) -> Representation:
-    """A freshly initialised representation of a stage."""
-    return REPRESENTATIONS[type(stage.representation)](stage.representation, seed=seed).to(device)
+    """A freshly initialised representation of a stage; where the guidance has several particles, that many."""
+    made = REPRESENTATIONS[type(stage.representation)]
+    count = stage.guidance.particles if isinstance(stage.guidance, VSD) else 1
+    scenes = [made(stage.representation, seed=seed_of_particle(seed, number)) for number in range(count)]
+    return (Particles(scenes) if count > 1 else scenes[0]).to(device)
+
+
+def seed_of_particle(seed: int, number: int) -> int:
+    """Seed a scene is initialised with; the first one's is the run's, so that it is what it would be alone."""
+    return generator(seed, 0, number, "particle").initial_seed() if number else seed

@@ -9,17 +9,16 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import save
 
+from threedgen.export.files import to_image
 from threedgen.runs.folder import RunFolder, replacing
 from threedgen.systems.distillation import Distillation
 
-PREVIEW_VIEWS = 4
+PREVIEW_VIEWS, PREVIEW_SIZE = 4, 128
 REDRAW_SECONDS = 0.2
 PLAIN_LINES = 10
 
@@ -113,12 +112,17 @@ class Previews(Callback):
 
 
 @torch.no_grad()
-def write_preview(system: Distillation, path: Path, size: int = 128) -> None:
-    """Views of the object side by side, written as PNG."""
-    cameras = system.sampler.turntable(PREVIEW_VIEWS, size).to(system.device)
-    strip = torch.cat(list(system.representation.render(cameras).rgb), dim=1)
+def write_preview(system: Distillation, path: Path) -> None:
+    """Views of the object side by side, written as PNG; of several scenes, a row for each."""
+    cameras = system.sampler.turntable(PREVIEW_VIEWS, PREVIEW_SIZE).to(system.device)
+    strips = [torch.cat(list(scene.render(cameras).rgb), dim=1) for scene in system.representation.scenes]
+    write_picture(torch.cat(strips), path)
+
+
+def write_picture(rgb: torch.Tensor, path: Path) -> None:
+    """A picture [H,W,3] in [0,1] as PNG, whole or not at all."""
     with replacing(path) as temporary:
-        Image.fromarray((strip.clamp(0, 1).cpu().numpy() * 255).round().astype(np.uint8)).save(temporary, format="PNG")
+        to_image(rgb).save(temporary, format="PNG")
 
 
 class Checkpoints(Callback):
@@ -139,7 +143,7 @@ class Checkpoints(Callback):
 
 
 def write_checkpoint(system: pl.LightningModule, step: int, path: Path) -> None:
-    """State of representation and target bank in one safetensors file, the step in its metadata."""
+    """State of representation, target bank and critic in one safetensors file, the step in its metadata."""
     state = {name: value.detach().cpu().contiguous() for name, value in system.state_dict().items()}
     with replacing(path) as temporary:
         temporary.write_bytes(save(state, metadata={"format": "threedgen-stage-1", "step": str(step)}))

@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from threedgen.config.schema import RunSettings, StageSettings
-from threedgen.guidance.core import Teacher
-from threedgen.guidance.im3d import IM3D
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
+from threedgen.systems.critic import CriticTrainer
 from threedgen.systems.distillation import Distillation
-from threedgen.systems.objectives import ReconstructionObjective
+from threedgen.systems.objectives import ReconstructionObjective, ResidualObjective
 from threedgen.systems.regularizers import needs_normals, penalties
 
 # Measured on the shipped meshes: simplification, atlas, baking and writing, and one frame of the turntable.
@@ -47,25 +46,29 @@ def estimate(settings: RunSettings) -> Estimate:
     started = time.monotonic()
     teacher = build_teacher(settings, device, None)
     parts = {"loading": time.monotonic() - started}
-    parts |= {f"stage {name}, {what}": seconds for what, seconds in _stage_seconds(stage, teacher, settings.seed, device).items()}
-    parts["export"] = EXPORT_SECONDS + FRAME_SECONDS * settings.export.turntable_frames
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Estimate(sum(parts.values()), peak + TEXEL_BYTES * settings.export.texture**2, parts)
-
-
-def _stage_seconds(stage: StageSettings, teacher: Teacher, seed: int, device: str) -> dict[str, float]:
-    """Seconds of a stage by what they are spent on."""
-    system = Distillation(stage, build_representation(stage, seed, device), teacher, seed).to(device)
-    _fill(system.representation)
+    system = Distillation(stage, build_representation(stage, settings.seed, device), teacher, settings.seed).to(device)
     optimizer = system.configure_optimizers()
-    objective = system.objective
-    parts: dict[str, float] = {}
-    if isinstance(stage.guidance, IM3D):
-        assert isinstance(objective, ReconstructionObjective)
-        parts["sampling"] = _sampling_seconds(objective, system, stage)
+    parts |= {f"stage {name}, {what}": seconds for what, seconds in _stage_seconds(system, optimizer).items()}
+    parts["export"] = len(system.representation.scenes) * (EXPORT_SECONDS + FRAME_SECONDS * settings.export.turntable_frames)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Estimate(sum(parts.values()), peak + _missing_moments(optimizer) + TEXEL_BYTES * settings.export.texture**2, parts)
 
-    # A reconstruction asks for targets at step 0; the others show the resolution and the penalties they have half way.
-    first, middle = 1 if parts else stage.steps // 2, stage.steps // 2
+
+def _stage_seconds(system: Distillation, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Seconds of a stage by what they are spent on; of several scenes, a few are stepped."""
+    stage, objective = system.settings, system.objective
+    for scene in system.representation.scenes:
+        _fill(scene)
+    parts: dict[str, float] = {}
+    if isinstance(objective, ReconstructionObjective):
+        parts["sampling"] = _sampling_seconds(objective, system, stage)
+    elif isinstance(objective, ResidualObjective) and objective.trainer is not None and objective.trainer.rule.path_steps:
+        parts["first critic"] = _first_critic_seconds(objective, objective.trainer, system)
+
+    # At step 0 a reconstruction asks for targets, and a critic may be fitted to the first renderings: both are timed apart. The
+    # other guidances show the resolution and the penalties they have half way.
+    middle = stage.steps // 2
+    first = 1 if isinstance(objective, ReconstructionObjective) else max(middle, 1)
 
     def step(number: int) -> None:
         lesson = objective(system.representation, system.draws(first + number), needs_normals(stage.regularizers, middle))
@@ -75,10 +78,27 @@ def _stage_seconds(stage: StageSettings, teacher: Teacher, seed: int, device: st
 
     step(0)
     one = _median_seconds(lambda i: step(i + 1), TRIALS)
-    upkeep = _median_seconds(lambda i: system.representation.after_step(15, system.draws(i)), 1) / 16
+    scene = system.representation.scenes[0]
+    upkeep = _median_seconds(lambda i: scene.after_step(15, system.draws(i)), 1) / 16
     parts["optimization"] = stage.steps * (one + upkeep)
-    system.representation.albedo(torch.zeros(BAKED_POINTS, 3, device=device))
+    scene.albedo(torch.zeros(BAKED_POINTS, 3, device=system.device))
     return parts
+
+
+def _missing_moments(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of Adam's two moments that the scenes not yet stepped will need."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p not in optimizer.state]
+    return 2 * sum(p.nbytes for p in parameters)
+
+
+def _first_critic_seconds(objective: ResidualObjective, trainer: CriticTrainer, system: Distillation) -> float:
+    """The critic's steps on the first renderings."""
+    draws = system.draws(0)
+    cameras = system.sampler.sample(draws)
+    with torch.no_grad():
+        step = objective.distilled(system.representation.render(cameras, draws=draws).rgb, cameras, draws).step
+    trainer.update(step, 0)
+    return trainer.rule.path_steps * _median_seconds(lambda i: trainer.update(step, i + 1), TRIALS)
 
 
 def _fill(representation: nn.Module) -> None:
@@ -105,7 +125,7 @@ def _sampling_seconds(objective: ReconstructionObjective, system: Distillation, 
     return (1 + rounds) * fixed + (steps[0] + rounds * steps[1]) * one
 
 
-def _median_seconds(work: Callable[[int], None], times: int) -> float:
+def _median_seconds(work: Callable[[int], object], times: int) -> float:
     spent = []
     for i in range(times):
         started = time.monotonic()

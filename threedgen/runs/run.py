@@ -17,13 +17,14 @@ import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from threedgen.config.naming import run_folder
-from threedgen.config.schema import RunSettings
+from threedgen.config.schema import ExportSettings, RunSettings
 from threedgen.config.serialize import to_yaml
 from threedgen.export.asset import export_asset
 from threedgen.representations.base import Representation
 from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
 from threedgen.runs.callbacks import Checkpoints, Previews, Progress, Status
 from threedgen.runs.folder import RunFolder, environment, write_json, write_text
+from threedgen.runs.x0_preview import X0Previews
 from threedgen.systems.distillation import Distillation
 
 
@@ -84,7 +85,7 @@ def _work(settings: RunSettings, folder: RunFolder) -> dict[str, Path]:
     name, stage = only_stage(settings)
     representation = build_representation(stage, settings.seed, device)
     fit(Distillation(stage, representation, teacher, settings.seed), name, settings, folder, device)
-    return _export(settings, folder, representation)
+    return export_scenes(representation, settings.export, folder.export, folder.path.name.rsplit("-", 1)[0])
 
 
 def fit(system: Distillation, name: str, settings: RunSettings, folder: RunFolder, device: str) -> None:
@@ -114,6 +115,7 @@ def _trainer(steps: int, name: str, settings: RunSettings, folder: RunFolder, de
             Progress(name),
             Status(folder, name),
             Previews(folder, name, settings.preview_every),
+            X0Previews(folder, name, settings.x0_preview_every),
             Checkpoints(folder, name, settings.checkpoint_every),
         ],
         log_every_n_steps=10,
@@ -140,6 +142,19 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _export(settings: RunSettings, folder: RunFolder, representation: Representation) -> dict[str, Path]:
-    mesh = representation.to_mesh(settings.export.resolution, settings.export.threshold)
-    return export_asset(mesh, representation.albedo, settings.export, folder.export, folder.path.name.rsplit("-", 1)[0])
+def export_scenes(representation: Representation, settings: ExportSettings, folder: Path, name: str) -> dict[str, Path]:
+    """Write the asset of a representation as `<name>`; those of several scenes as `<name>-1`, `<name>-2` and so on.
+
+    Returns:
+        The files by kind ("glb", "gif", ...), those of several scenes with their number ("glb-1", ...).
+
+    Raises:
+        UserError: a scene is empty, or what `export_asset` raises.
+    """
+    scenes, written = representation.scenes, {}
+    for number, scene in enumerate(scenes, 1):
+        suffix = f"-{number}" if len(scenes) > 1 else ""
+        mesh = scene.to_mesh(settings.resolution, settings.threshold)
+        files = export_asset(mesh, scene.albedo, settings, folder, name + suffix, f"turntable{suffix}")
+        written |= {kind + suffix: path for kind, path in files.items()}
+    return written

@@ -12,11 +12,36 @@ from threedgen.guidance.critics import critic_loss
 from threedgen.guidance.vsd import VSD
 
 
+class Moments(nn.Module):
+    """AdamW's memory of a network as buffers, so that state dict and checkpoints hold it: plain tensors under the parameters' names.
+
+    Buffers `<parameter>/<exp_avg | exp_avg_sq | step>`, dots of the parameter's name as slashes: zeros before the first step.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in network.named_parameters():
+            for kind in ("exp_avg", "exp_avg_sq"):
+                self.register_buffer(buffer_name(name, kind), torch.zeros_like(parameter, requires_grad=False))
+            self.register_buffer(buffer_name(name, "step"), torch.zeros((), device=parameter.device))
+
+    def lend_to(self, optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
+        """Make the buffers the state that the optimizer updates in place; again after they were moved or replaced."""
+        for name, parameter in network.named_parameters():
+            optimizer.state[parameter] = {kind: self.get_buffer(buffer_name(name, kind)) for kind in ("exp_avg", "exp_avg_sq", "step")}
+
+
+def buffer_name(parameter: str, kind: str) -> str:
+    """Name of the buffer that holds a moment of a parameter; a buffer's name may not hold dots."""
+    return f"{parameter.replace('.', '/')}/{kind}"
+
+
 class CriticTrainer(nn.Module):
     """A critic with its optimizer: AdamW on the critic's own parameters, after each step of the particles.
 
     Attributes:
         critic: the trained network; shares the prior's weights.
+        moments: the optimizer's state, part of this module's.
         start: the critic as it was fitted to the first renderings, where the rule wants the way from there (DisBack).
     """
 
@@ -29,7 +54,8 @@ class CriticTrainer(nn.Module):
             self.start = teacher.prior.critic(rule.rank, False, rule.buckets).requires_grad_(False)
             networks["start"] = self.start
         self.teacher = replace(teacher, trained=networks)
-        self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=rule.scheduled("critic_lr", 0))
+        self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=rule.scheduled("critic_lr", 0), fused=True)
+        self.moments = Moments(self.critic)
 
     def begin(self, step: Step) -> None:
         """Fit the critic to the first renderings, and keep it as the start of the path."""
@@ -49,5 +75,6 @@ class CriticTrainer(nn.Module):
         loss = critic_loss(self.teacher, step, number)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.moments.lend_to(self.optimizer, self.critic)
         self.optimizer.step()
         return loss.detach()

@@ -34,7 +34,9 @@ class Lesson:
 
 
 class Objective(nn.Module):
-    """What a step optimizes."""
+    """What a step optimizes, and the teacher it asks."""
+
+    teacher: Teacher
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
         """The step's loss; `normals` asks for a rendering with normals."""
@@ -53,7 +55,7 @@ class ResidualObjective(Objective):
         self.teacher = teacher if self.trainer is None else self.trainer.teacher
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
-        cameras = self.sampler.sample(draws)
+        cameras = self.sampler.sample(draws, turn=draws.step // len(representation.scenes))
         render = representation.render(cameras, draws=draws, normals=normals)
         if self.trainer is not None and self.trainer.rule.path_steps and draws.step == 0:
             self.trainer.begin(self.distilled(render.rgb, cameras, draws).step)
@@ -131,7 +133,7 @@ class ReconstructionObjective(Objective):
 
     @torch.no_grad()
     def ask(self, representation: Representation, draws: Draws) -> None:
-        cameras = self.sampler.sample(draws)
+        cameras = self.sampler.sample(draws, turn=int(self.bank.rounds))
         rgb = representation.render(cameras).rgb
         self.bank.add(self.guidance.targets(self.teacher, rgb, cameras, draws), cameras)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from threedgen.config.schema import RegularizerSettings
 from threedgen.representations.base import Render, Samples
 from threedgen.schedule import at
+
+OPAQUE = 0.5  # opacity of a ray from which on its depth means something
+SMALLEST_SHARE = 1e-12
 
 
 def sparsity(render: Render) -> Tensor:
@@ -44,6 +48,44 @@ def orientation(render: Render) -> Tensor:
     return (s.weights.detach() * away).sum() / len(s.directions)
 
 
+def z_variance(render: Render) -> Tensor:
+    """Variance of the depth along a ray, sum of v_i (t_i - t_mean)^2 with v = w / sum(w) (HiFA, arXiv 2305.18766).
+
+    Mean over the opaque rays, those whose weights sum to more than 1/2; 0 without any.
+    """
+    s = samples_of(render)
+    share, opaque_rays = shares_along_rays(s)
+    mean = summed_along_rays(share * s.t, s)
+    return mean_over(opaque_rays, summed_along_rays(share * (s.t - mean[s.ray]).square(), s)).to(s.weights.dtype)
+
+
+def entropy(render: Render) -> Tensor:
+    """Entropy of the weights along a ray, -sum of v_i log(v_i) in nats with v = w / sum(w) (z-entropy of HiFA, arXiv 2305.18766).
+
+    Mean over the opaque rays, as in `z_variance`.
+    """
+    s = samples_of(render)
+    share, opaque_rays = shares_along_rays(s)
+    return mean_over(opaque_rays, summed_along_rays(-share * share.clamp(min=SMALLEST_SHARE).log(), s)).to(s.weights.dtype)
+
+
+def shares_along_rays(s: Samples) -> tuple[Tensor, Tensor]:
+    """[S] float64 weights divided by their sum over the ray, and which rays are opaque [R]."""
+    total = summed_along_rays(s.weights, s)
+    return s.weights / total.clamp(min=SMALLEST_SHARE)[s.ray], total.detach() > OPAQUE
+
+
+def summed_along_rays(values: Tensor, s: Samples) -> Tensor:
+    """[R] float64 sums of sample values [S] over each ray."""
+    running = F.pad(values.double().cumsum(0), (1, 0))
+    return running[s.offsets[1:]] - running[s.offsets[:-1]]
+
+
+def mean_over(rays: Tensor, values: Tensor) -> Tensor:
+    """Mean of values [R] over the rays [R] bool; 0 without any."""
+    return torch.where(rays, values, 0).sum() / rays.sum().clamp(min=1)
+
+
 def samples_of(render: Render) -> Samples:
     if render.samples is None:
         raise ValueError("this penalty looks at the samples of a volume rendering; the rendering has none")
@@ -55,6 +97,8 @@ PENALTIES: dict[str, Callable[[Render], Tensor]] = {
     "opaque": opaque,
     "distortion": distortion,
     "orientation": orientation,
+    "z_variance": z_variance,
+    "entropy": entropy,
 }
 
 
