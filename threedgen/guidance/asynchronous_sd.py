@@ -33,7 +33,8 @@ class AsynchronousSD(Rule):
 
         lowest = self.scheduled("t_min", step.index) * len(step.alphas_cumprod)
         share = self.shift * step.draws.shared_uniform("shift")
-        later = (step.t + (share * (step.t - lowest)).round().long()).clamp(max=len(step.alphas_cumprod) - 1)
+        shift = (share * (step.t - lowest).clamp(min=0)).round().long()
+        later = (step.t + shift).clamp(max=len(step.alphas_cumprod) - 1)
         return {"t": random_noise(step), "later": random_noise(replace(step, t=later))}, {}
 
     def terms(self) -> tuple[Term, ...]:

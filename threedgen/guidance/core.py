@@ -186,12 +186,14 @@ def gradient_loss(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 def huber_gradient(difference: Tensor) -> Tensor:
-    """Gradient d / sqrt(d^2 + c^2) c of the pseudo-Huber distance, c = 0.00054 sqrt(number of entries of a row) (iCT, arXiv 2310.14189).
+    """Gradient c d / sqrt(|d|^2 + c^2) of the pseudo-Huber distance, |d| the norm of a row's difference d [B,C,H,W].
 
-    Scaled by c, so that it is the squared distance's gradient for small differences.
+    c = 0.00054 sqrt(number of entries of a row) (iCT, arXiv 2310.14189). Scaled by c, so that it is the squared distance's gradient
+    for small differences.
     """
     c = 0.00054 * difference[0].numel() ** 0.5
-    return difference / (difference.square() / c**2 + 1).sqrt()
+    square = difference.flatten(1).square().sum(1)[:, None, None, None]
+    return difference / (square / c**2 + 1).sqrt()
 
 
 def cropped(x: Tensor, smallest: float, draws: Draws) -> Tensor:
@@ -199,9 +201,17 @@ def cropped(x: Tensor, smallest: float, draws: Draws) -> Tensor:
     if smallest >= 1:
         return x
     share, top, left = torch.rand(3, generator=draws.shared("crop")).tolist()
-    side = max(round(x.shape[-1] * (smallest + share * (1 - smallest))), 8)
+    side = min(max(round(x.shape[-1] * (smallest + share * (1 - smallest))), 8), *x.shape[-2:])
     row, column = round(top * (x.shape[-2] - side)), round(left * (x.shape[-1] - side))
     return x[..., row : row + side, column : column + side]
+
+
+def of_pictures(draws: Draws, count: int) -> Draws:
+    """The draws of the pictures that several consecutive views each were put into; of the views where each is one picture."""
+    if count == len(draws.views):
+        return draws
+    size = len(draws.views) // count
+    return Draws(draws.seed, draws.step, [view // size for view in draws.views[::size]], draws.device)
 
 
 def distill(
@@ -223,15 +233,18 @@ def distill(
         draws: keyed on the step; its views are the rows of `rgb`.
         total: steps of the stage, for what depends on the progress.
         inputs: what the rule needs beyond the views, by name.
-        mask: [B,1,H,W] in [0,1], factor on the gradient (editing); resized to the latents.
+        mask: [B,1,H,W] in [0,1], factor on the gradient (editing); cropped as the views and resized to the latents.
 
     The latent loss back-propagates G through the encoder. The pixel loss compares the render with the decoded estimate
     z - (sigma/alpha) residual, weighted by w(t) alpha/sigma; the two agree when encoder and decoder are the identity.
     """
     prior, rule = teacher.prior, rule.as_of(draws.step)
+    smallest = rule.scheduled("crop", draws.step)
+    if mask is not None:
+        mask = cropped(rule.images(F.interpolate(mask, rgb.shape[1:3], mode="area"), cameras)[0], smallest, draws)
     x, cameras = rule.images(rgb.permute(0, 3, 1, 2), cameras)
-    x = cropped(x, rule.scheduled("crop", draws.step), draws)
-    draws = draws if len(x) == len(draws.views) else Draws(draws.seed, draws.step, range(len(x)), draws.device)
+    x = cropped(x, smallest, draws)
+    draws = of_pictures(draws, len(x))
     on_latent, on_pixels = rule.space in ("latent", "both"), rule.space in ("pixel", "both")
     with torch.set_grad_enabled(on_latent and torch.is_grad_enabled()):
         z = prior.encode(x)

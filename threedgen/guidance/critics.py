@@ -11,7 +11,6 @@ from threedgen.guidance.core import Step, Teacher
 from threedgen.guidance.noisers import noisy_state
 from threedgen.guidance.rule import Term
 from threedgen.guidance.vsd import CRITIC, VSD
-from threedgen.priors.base import Conditioning
 
 
 def critic_loss(teacher: Teacher, step: Step, number: int = 0) -> Tensor:
@@ -31,15 +30,9 @@ def critic_loss(teacher: Teacher, step: Step, number: int = 0) -> Tensor:
     noisy = noisy_state(step.z, t.expand(step.views).to(step.z.device), noise, step.alphas_cumprod, step.views)
     dropped = float(torch.rand((), generator=step.draws.shared(f"critic_camera_{number}"))) < rule.camera_dropout
     cond = teacher.conditioning(replace(CRITIC, camera=not dropped), step)
-    predicted = predict(teacher, noisy.z_t, noisy.t, cond)
+    predicted = teacher.network("critic").predict_noise(noisy.z_t, noisy.t, cond)
     loss = (predicted - noise).square().mean()
     if weight := rule.prior_weight():
         prior = teacher.predict((Term("text"),), {"t": noisy}, step)[Term("text")]
         loss = loss + weight * (predicted - prior).square().mean()
     return loss
-
-
-def predict(teacher: Teacher, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-    """The critic's prediction with gradient to its parameters."""
-    with torch.enable_grad():
-        return teacher.network("critic").predict_noise(z_t, t, cond)

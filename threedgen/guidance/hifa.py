@@ -33,11 +33,13 @@ class HiFA(Rule):
     t_sampler: str = setting("hifa", "timestep of a step; see sds", choices=("uniform", "hifa", "dreamtime", "linear", "log_normal"))
     denoise: int = setting(4, "denoising steps of the estimate", low=1, high=1000)
 
-    def terms(self) -> tuple[Term, ...]:
-        return ()
-
     def residual(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor:
+        from threedgen.guidance.noisers import moved
+
         noisy, start = state["t"], int(step.t.max())
-        timesteps = [round(start * (1 - i / self.denoise)) for i in range(self.denoise)]
-        estimate = step.denoised(noisy, timesteps, self.guidance_scale(step), self.scheduled("rescale", step.index))
-        return noisy.alpha / noisy.sigma * (noisy.z - estimate)
+        denoised, guided = noisy, self.guided(eps, state, step)
+        for left in range(self.denoise - 1, 0, -1):
+            t = step.t.new_full(step.t.shape, round(start * left / self.denoise))
+            denoised = moved(denoised, guided, t, step.alphas_cumprod)
+            guided = self.guided(step.predict(*self.branches(), t=denoised), {"t": denoised}, step)
+        return noisy.alpha / noisy.sigma * (noisy.z - denoised.estimate(guided))

@@ -95,14 +95,15 @@ def inverted(step: Step, *, stride: int, most: int, cond: str = "null", cfg: flo
             that so many moves lie below t.
         cond, cfg: prompt of the inverting predictions, and their guidance scale against the negative prompt (1: one branch).
         last: length of the last move (the delta of ISM); 0 makes all moves alike.
-        spread: scale of a constant offset per channel in the noise the latent starts with.
+        spread: scale of a constant offset per channel, the same for all views, in the noise the latent starts with.
     """
     until = max(int(step.t.max()) - last, 0) if last else int(step.t.max())
     stops = [max(until - stride * i, 0) for i in range(most, -1, -1)]
     stops = sorted(set(stops)) + ([int(step.t.max())] if last else [])
     noise = step.draws.normal("inversion", step.z.shape[1:]).to(step.z)
     if spread:
-        noise = noise + spread * step.draws.normal("inversion_offset", (step.z.shape[1], 1, 1)).to(step.z)
+        offset = torch.randn(step.z.shape[1], 1, 1, generator=step.draws.shared("inversion_offset"))
+        noise = noise + spread * offset.to(step.z)
     at = torch.full_like(step.t, stops[0])
     state = noisy_state(step.z, at, noise, step.alphas_cumprod, step.views)
     for stop in stops[1:]:

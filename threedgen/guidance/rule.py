@@ -29,12 +29,14 @@ class Term:
         state: the noisy state it looks at.
         net: "prior", or "critic" for the trained score of the particles.
         camera: whether the network is told the camera.
+        guided: whether the network itself is asked for its guided prediction, by the scale it takes as an input.
     """
 
     cond: str
     state: str = "t"
     net: str = "prior"
     camera: bool = True
+    guided: bool = False
 
 
 @dataclass
@@ -134,6 +136,8 @@ class Rule(GuidanceSettings):
             raise ValueError(f"cfg_range must be [] or [lowest, highest], got {self.cfg_range}")
         if self.cfg_mode != "two_branch" and knots_of(self.perp_neg) != [(0.0, 0.0)]:
             raise ValueError("perp_neg needs cfg_mode two_branch: a single prediction has no negative one (use negative_attention)")
+        if self.needs and self.crop != 1:
+            raise ValueError(f"crop must be 1: it would cut the rendered views, but not their {', '.join(self.needs)}")
 
     def images(self, x: Tensor, cameras: Cameras) -> tuple[Tensor, Cameras]:
         """What the prior sees of the rendered views x [B,3,H,W], with the cameras it is told."""
@@ -155,19 +159,19 @@ class Rule(GuidanceSettings):
 
     def conditions(self, term: Term, step: Step) -> dict[str, Tensor]:
         given: dict[str, Tensor] = {}
-        if self.cfg_mode == "embedded":
+        if term.guided:
             given["guidance"] = step.filled(self.guidance_scale(step))
         if (push := self.scheduled("negative_attention", step.index)) > 0:
             given |= {"negative": step.text("negative"), "negative_scale": step.filled(push)}
         if (share := self.scheduled("image_scale", step.index)) > 0:
             tokens = step.input("image").to(step.z).expand(step.views, -1, -1)
-            given |= {"image": tokens if term.cond == "text" else tokens * 0, "image_scale": step.filled(share)}
+            given |= {"image": tokens if term.cond in ("text", "plain") else tokens * 0, "image_scale": step.filled(share)}
         return given
 
     def branches(self, state: str = "t", cond: str = "text", negative: str = "negative", net: str = "prior") -> tuple[Term, ...]:
         """Predictions that `guided` needs at a state."""
         if self.cfg_mode != "two_branch":
-            return (Term(cond, state, net),)
+            return (Term(cond, state, net, guided=self.cfg_mode == "embedded"),)
         if self.perp_neg != 0:
             return tuple(Term(name, state, net) for name in (cond, "null", "perp_0", "perp_1"))
         return Term(cond, state, net), Term(negative, state, net)
@@ -193,7 +197,7 @@ class Rule(GuidanceSettings):
         negative: str = "negative",
     ) -> Tensor:
         """Prediction with classifier-free guidance, by whatever mode, rescaled where asked."""
-        branches = self.branches(at_state, cond)
+        branches = self.branches(at_state, cond, negative)
         if len(branches) == 1:
             return eps[branches[0]]
         base = eps[branches[1]]

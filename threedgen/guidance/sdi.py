@@ -29,11 +29,16 @@ class SDI(SDS):
     moves: int = setting(10, "moves of the inversion over the whole schedule", low=1, high=1000)
     eta: float = setting(0.3, "share of fresh noise in the inverted state", low=0.0, high=1.0)
 
+    def check(self) -> None:
+        super().check()
+        if self.cfg_mode != "two_branch" and self.inversion_cfg != 1:
+            raise ValueError("the inversion of sdi is guided by two predictions: it needs cfg_mode two_branch, or inversion_cfg 1")
+
     def states(self, step: Step) -> tuple[dict[str, Noisy], dict[Term, Tensor]]:
         from threedgen.guidance.noisers import inverted
 
         count = len(step.alphas_cumprod)
-        state = inverted(step, stride=count // self.moves, most=self.moves, cond="text", cfg=self.inversion_cfg)
+        state = inverted(step, stride=max(count // self.moves, 1), most=self.moves, cond="text", cfg=self.inversion_cfg)
         kappa = (state.z_t - state.alpha * state.z) / state.sigma
         fresh = step.draws.normal("eta", step.z.shape[1:]).to(step.z)
         noise = (1 - self.eta**2) ** 0.5 * kappa + self.eta * fresh

@@ -17,11 +17,11 @@ LOG_MEAN, LOG_STD = -1.1, 2.0
 def sample_timestep(rule: Rule, alphas_cumprod: Tensor, draws: Draws, total: int) -> Tensor:
     """[V] one timestep by the rule's sampler, between its t_min and t_max at this step, the same for all views."""
     count = len(alphas_cumprod)
-    low = round(rule.scheduled("t_min", draws.step) * count)
-    high = max(round(rule.scheduled("t_max", draws.step) * count), low)
+    low = min(round(rule.scheduled("t_min", draws.step) * count), count - 1)
+    high = min(max(round(rule.scheduled("t_max", draws.step) * count), low), count - 1)
     progress = min(draws.step / max(total - 1, 1), 1.0)
     drawn = SAMPLERS[rule.t_sampler](low, high, progress, alphas_cumprod, draws)
-    return drawn.clamp(min(low, count - 1), min(high, count - 1)).expand(len(draws.views)).to(draws.device)
+    return drawn.clamp(low, high).expand(len(draws.views)).to(draws.device)
 
 
 def uniform(low: int, high: int, progress: float, alphas_cumprod: Tensor, draws: Draws) -> Tensor:
@@ -58,8 +58,7 @@ def log_normal(low: int, high: int, progress: float, alphas_cumprod: Tensor, dra
     abar = alphas_cumprod.detach().double().cpu().clamp(1e-12, 1 - 1e-12)
     ratio = 0.5 * ((1 - abar) / abar).log()
     normal = torch.distributions.Normal(LOG_MEAN, LOG_STD)
-    top = min(high, len(abar) - 1)
-    bounds = normal.cdf(ratio[[min(low, top), top]])
+    bounds = normal.cdf(ratio[[low, high]])
     share = bounds[0] + torch.rand((), generator=draws.shared("timestep"), dtype=torch.float64) * (bounds[1] - bounds[0])
     return (ratio - normal.icdf(share.clamp(1e-9, 1 - 1e-9))).abs().argmin()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from threedgen.config.schema import setting
@@ -22,4 +22,4 @@ class VideoSDS(SDS):
     cfg: Any = setting(100.0, "guidance scale; see sds", low=-100.0, high=1000.0, scheduled=True)
 
     def branches(self, state: str = "t", cond: str = "text", negative: str = "negative", net: str = "prior") -> tuple[Term, ...]:
-        return tuple(Term(t.cond, t.state, t.net, camera=False) for t in super().branches(state, cond, negative, net))
+        return tuple(replace(t, camera=False) for t in super().branches(state, cond, negative, net))

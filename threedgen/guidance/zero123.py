@@ -28,14 +28,17 @@ class Zero123(SDS):
     needs: ClassVar[tuple[str, ...]] = ("reference", "reference_c2w")
     cfg: Any = setting(3.0, "guidance scale; see sds", low=-100.0, high=1000.0, scheduled=True)
 
-    def branches(self, state: str = "t", cond: str = "null", negative: str = "null", net: str = "prior") -> tuple[Term, ...]:
-        return Term("image", state, net), Term("null", state, net)
+    def texts(self) -> dict[str, str]:
+        return {"image": ""}
+
+    def branches(self, state: str = "t", cond: str = "image", negative: str = "null", net: str = "prior") -> tuple[Term, ...]:
+        return super().branches(state, "image", "null", net)
 
     def conditions(self, term: Term, step: Step) -> dict[str, Tensor]:
         seen = 1.0 if term.cond == "image" else 0.0
         reference = step.teacher.prior.encode(step.input("reference").to(step.z)).expand(step.views, -1, -1, -1)
         pose = relative(step.cameras.c2w, step.input("reference_c2w").to(step.cameras.c2w))
-        given = {"concat": seen * reference, "c2w": seen * pose}
+        given = super().conditions(term, step) | {"concat": seen * reference, "c2w": seen * pose}
         if "image" in step.inputs:
             given |= {"image": seen * step.input("image").to(step.z).expand(step.views, -1, -1), "image_scale": step.filled(1.0)}
         return given

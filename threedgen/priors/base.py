@@ -42,7 +42,10 @@ class Conditioning:
 
     @staticmethod
     def stack(parts: Sequence[Conditioning]) -> Conditioning:
-        """One batch of several; what only some of them have is zeros in the others, and all must have the same `views`."""
+        """One batch of several; all must have the same `views`.
+
+        What only some of them have is absent in the others: a guidance scale of 1, zeros for all else.
+        """
         if len({part.views for part in parts}) != 1:
             raise ValueError("conditionings of different numbers of views do not stack")
         stacked = {}
@@ -50,7 +53,8 @@ class Conditioning:
             values = [getattr(part, field.name) for part in parts]
             given = next((v for v in values if isinstance(v, Tensor)), None)
             if given is not None:
-                absent = [given.new_zeros(len(part.text), *given.shape[1:]) for part in parts]
+                nothing = 1.0 if field.name == "guidance" else 0.0
+                absent = [given.new_full((len(part.text), *given.shape[1:]), nothing) for part in parts]
                 rows = [absence if value is None else value for value, absence in zip(values, absent, strict=True)]
                 stacked[field.name] = torch.cat(rows)
         return Conditioning(**stacked, views=parts[0].views)
