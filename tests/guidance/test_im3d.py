@@ -1,6 +1,9 @@
+import itertools
+
 import pytest
 import torch
 
+from tests.guidance.bench import Bench
 from tests.oracles import CountingPrior, Prompts, gaussian_prior, two_image_prior, views_and_draws
 from threedgen.guidance.core import Teacher
 from threedgen.guidance.im3d import IM3D
@@ -60,3 +63,42 @@ def test_boot_targets_along_a_grid_are_deterministic_denoising():
         state = moved(state, eps, torch.tensor([following]), prior.alphas_cumprod)
     carried = noisy_state(image, state.t, noise, prior.alphas_cumprod, 1)
     assert torch.allclose(carried.z_t, state.z_t, atol=1e-6)
+
+
+def test_one_denoising_step_gives_the_rescaled_estimate_of_the_prior():
+    bench = Bench(index=200)
+    rule = IM3D(t_max=0.5, t_min=0.1, denoise=1, cfg=6.0, rescale=0.5)
+    t = round(0.5 * 999)
+    z_t, alpha, sigma = bench.noised(t), bench.alpha(t), bench.sigma(t)
+    text, guided = ((z_t - sigma * e) / alpha for e in (bench.eps("text", z_t, t), bench.cfg(z_t, t, 6.0)))
+    estimate = 0.5 * guided * text.std() / guided.std() + 0.5 * guided
+    targets = rule.targets(bench.teacher, bench.rgb.detach(), bench.cameras, bench.draws)
+    torch.testing.assert_close(targets, (estimate / 2 + 0.5).clamp(0, 1))
+
+
+@pytest.mark.parametrize(("count", "timesteps"), [(2, [699, 100]), (3, [699, 400, 100])])
+def test_several_steps_are_those_of_ddim(count, timesteps):
+    bench = Bench(index=200)
+    rule = IM3D(t_max=0.7, t_min=0.1, denoise=count, cfg=3.0, rescale=0.0)
+    z_t = bench.noised(timesteps[0])
+    for start, stop in itertools.pairwise(timesteps):
+        z_t = bench.ddim(z_t, bench.cfg(z_t, start, 3.0), start, stop)
+    last = timesteps[-1]
+    estimate = (z_t - bench.sigma(last) * bench.cfg(z_t, last, 3.0)) / bench.alpha(last)
+    targets = rule.targets(bench.teacher, bench.rgb.detach(), bench.cameras, bench.draws)
+    torch.testing.assert_close(targets, (estimate / 2 + 0.5).clamp(0, 1))
+
+
+@pytest.mark.parametrize(("index", "share"), [(0, 0.0), (200, 0.3)])
+def test_a_target_keeps_its_share_of_the_rendering_after_the_first_round(index, share):
+    bench = Bench(index=index)
+    full, kept = (
+        IM3D(keep=keep, denoise=2, first_denoise=2).targets(bench.teacher, bench.rgb.detach(), bench.cameras, bench.draws)
+        for keep in (0.0, 0.3)
+    )
+    torch.testing.assert_close(kept, (1 - share) * full + share * bench.x)
+
+
+def test_the_same_seed_and_step_give_the_same_targets():
+    one, two = (IM3D(denoise=2).targets(b.teacher, b.rgb.detach(), b.cameras, b.draws) for b in (Bench(index=200), Bench(index=200)))
+    assert torch.equal(one, two)
