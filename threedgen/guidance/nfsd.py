@@ -38,7 +38,7 @@ class NFSD(Rule):
     def residual(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor:
         null = eps[Term("null")]
         above = step.t >= self.scheduled("switch", step.index) * len(step.alphas_cumprod)
-        domain = null - above[:, None, None, None] * eps[Term("flaws")]
+        domain = null - above[:, None, None, None].to(null) * eps[Term("flaws")]
         return domain + self.guidance_scale(step) * self.direction(eps, step, self.branches("t", "text", "null"))
 
     def check(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -58,6 +58,11 @@ class Conditioning:
                 rows = [absence if value is None else value for value, absence in zip(values, absent, strict=True)]
                 stacked[field.name] = torch.cat(rows)
         return Conditioning(**stacked, views=parts[0].views)
+
+    def select(self, rows: Tensor) -> Conditioning:
+        """The conditioning of some rows, by their indices [R]; rows of one object have to stay together."""
+        given = {field.name: getattr(self, field.name) for field in fields(Conditioning)}
+        return replace(self, **{name: value[rows.to(value.device)] for name, value in given.items() if isinstance(value, Tensor)})
 
 
 class Critic(Protocol):

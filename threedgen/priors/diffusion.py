@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -14,8 +15,9 @@ from threedgen.errors import UserError
 from threedgen.priors import folder as files
 from threedgen.priors import precision as precisions
 from threedgen.priors.base import Conditioning
+from threedgen.priors.lora import LoraCritic, Updates
 from threedgen.priors.text import TextEncoder
-from threedgen.priors.views import CAMERA_NUMBERS, JointSelfAttention, camera_embedding, read_marker
+from threedgen.priors.views import CAMERA_NUMBERS, JointSelfAttention, ViewTraining, camera_numbers, read_marker
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -25,50 +27,86 @@ class DiffusionPrior:
 
     Stable Diffusion 1.x and 2.x folders and the embedded prior load alike. A UNet whose class embedding projects 16 numbers is
     told the camera; a folder whose marker says multiview attends jointly over `cond.views` consecutive rows. Others ignore both.
+    `from_folder` loads one.
 
     Attributes:
         alphas_cumprod: [T] of the noise schedule.
         native_resolution: height and width of the images the model was made for.
         latent_channels, latent_size: latents are [B, latent_channels, latent_size, latent_size].
         view_training: what the model knows of cameras, None for a plain text-to-image model.
+        joint: whether rows of one object are answered together.
         text_fingerprint: changes when the same prompt would be embedded otherwise.
     """
 
-    def __init__(self, folder: Path, device: torch.device | str = "cpu", precision: str = "auto") -> None:
-        """Load from a local folder; UserError names the part that is missing, damaged or not supported."""
-        files.check(folder)
-        self.folder, self.device = folder, torch.device(device)
-        self.view_training = read_marker(folder)
-        self.precision = precisions.choose(self.device, precision)
-        layout = torch.channels_last
-        self.unet = files.load_network(UNet2DConditionModel, folder, "unet", self.precision.unet).to(self.device, memory_format=layout)
-        self.vae = files.load_network(AutoencoderKL, folder, "vae", self.precision.vae).to(self.device, memory_format=layout)
-        self._check_unet()
-        self.alphas_cumprod = files.alphas_cumprod(folder).to(self.device)
-        self.prediction_type = files.read_json(folder, "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise UserError(f"prior folder {folder}: scheduler predicts '{self.prediction_type}', known are {', '.join(PREDICTION_TYPES)}")
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        alphas_cumprod: Tensor,
+        prediction_type: str = "epsilon",
+        *,
+        precision: precisions.Precision | None = None,
+        view_training: ViewTraining | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """A prior of networks that are frozen, in evaluation mode, and where they are to compute.
+
+        Args:
+            unet, vae: in the number formats of `precision`.
+            alphas_cumprod: [T] of the noise schedule.
+            prediction_type: what the UNet's output means, see `to_noise`.
+            precision: None is float32.
+            view_training: what the model knows of cameras, None for a plain text-to-image model.
+            folder: holds tokenizer and text encoder; without one, prompts cannot be encoded.
+
+        Raises:
+            UserError: the networks take or predict what is not supported, or do not fit together.
+        """
+        self.unet: Any = unet  # diffusers declares the configs of its networks as plain dictionaries
+        self.vae: Any = vae
+        self.folder, self.view_training, self.device = folder, view_training, unet.device
+        self.precision = precision or precisions.Precision(torch.float32, torch.float32)
+        self.prediction_type = prediction_type
+        self._check_networks("prior" if folder is None else f"prior folder {folder}")
+        self.alphas_cumprod = alphas_cumprod.to(self.device)
         self.latent_channels: int = self.unet.config.in_channels
         self.latent_size: int = self.unet.config.sample_size
         self.native_resolution = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self._joint = self.view_training is not None and self.view_training.multiview
-        if self._joint:
+        self.joint = view_training is not None and view_training.multiview
+        if self.joint:
             self.unet.set_attn_processor(JointSelfAttention())
-        self.text_fingerprint = files.text_fingerprint(folder)
+        self.text_fingerprint = "" if folder is None else files.text_fingerprint(folder)
+        self._updates: Updates | None = None
 
-    def _check_unet(self) -> None:
+    @classmethod
+    def from_folder(cls, folder: Path, device: torch.device | str = "cpu", precision: str = "auto") -> DiffusionPrior:
+        """Load from a local folder; UserError names the part that is missing, damaged or not supported."""
+        files.check(folder)
+        chosen = precisions.choose(torch.device(device), precision)
+        view_training, layout = read_marker(folder), torch.channels_last
+        unet = files.load_network(UNet2DConditionModel, folder, "unet", chosen.unet).to(device, memory_format=layout)
+        vae = files.load_network(AutoencoderKL, folder, "vae", chosen.vae).to(device, memory_format=layout)
+        prediction_type = files.read_json(folder, "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+        schedule = files.alphas_cumprod(folder)
+        return cls(unet, vae, schedule, prediction_type, precision=chosen, view_training=view_training, folder=folder)
+
+    def _check_networks(self, name: str) -> None:
         config = self.unet.config
         self._takes_camera = config.class_embed_type == "projection" and config.projection_class_embeddings_input_dim == CAMERA_NUMBERS
         if (config.class_embed_type is not None and not self._takes_camera) or config.addition_embed_type is not None:
-            raise UserError(f"prior folder {self.folder}: unet takes a conditioning that is not supported (class or added embeddings)")
+            raise UserError(f"{name}: unet takes a conditioning that is not supported (class or added embeddings)")
         if config.in_channels != self.vae.config.latent_channels:
             raise UserError(
-                f"prior folder {self.folder}: unet takes {config.in_channels} channels but vae makes {self.vae.config.latent_channels}; "
+                f"{name}: unet takes {config.in_channels} channels but vae makes {self.vae.config.latent_channels}; "
                 "use a text-to-image model"
             )
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise UserError(f"{name}: scheduler predicts '{self.prediction_type}', known are {', '.join(PREDICTION_TYPES)}")
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """[N,T,D] float32 embeddings; "" is the null prompt. The text encoder is in memory during the call only."""
+        if self.folder is None:
+            raise ValueError("this prior was made of networks without a text encoder")
         return TextEncoder(self.folder, self.device)(texts)
 
     def encode(self, rgb: Tensor) -> Tensor:
@@ -92,23 +130,29 @@ class DiffusionPrior:
     @torch.no_grad()
     def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """[B,C,h,w] noise in z_t at timesteps t [B]; one UNet call for all rows."""
+        return self.evaluate(z_t, t, cond)
+
+    def evaluate(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """`predict_noise` of the network as it is, with the gradient that a critic's call asks for."""
+        t = t.to(self.device)
         dtype = self.precision.unet
-        labels = self._camera_labels(cond, len(z_t), dtype) if self._takes_camera else None
+        labels = camera_numbers(cond.c2w, len(z_t), self.device).to(dtype) if self._takes_camera else None
         output = self.unet(
             z_t.to(dtype, memory_format=torch.channels_last),
             t,
             encoder_hidden_states=cond.text.to(dtype),
             class_labels=labels,
-            cross_attention_kwargs={"views": cond.views} if self._joint else None,
+            cross_attention_kwargs={"views": cond.views} if self.joint else None,
             return_dict=False,
         )[0].to(z_t.dtype)
         alpha_bar = self.alphas_cumprod[t].to(z_t.dtype)[:, None, None, None]
         return to_noise(output, z_t, alpha_bar, self.prediction_type)
 
-    def _camera_labels(self, cond: Conditioning, rows: int, dtype: torch.dtype) -> Tensor:
-        if cond.c2w is None:
-            return torch.zeros(rows, CAMERA_NUMBERS, dtype=dtype, device=self.device)
-        return camera_embedding(cond.c2w).to(self.device, dtype)
+    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1) -> LoraCritic:
+        """A critic on this prior's UNet; several may live on it, and the prior's own predictions stay what they are."""
+        if self._updates is None:
+            self._updates = Updates(self.unet)
+        return LoraCritic(self, self._updates, rank, checkpointing, buckets)
 
 
 def to_noise(output: Tensor, z_t: Tensor, alpha_bar: Tensor, prediction_type: str) -> Tensor:

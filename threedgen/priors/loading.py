@@ -60,4 +60,4 @@ def load_prior(name: str, device: torch.device | str = "cpu", precision: str = "
 
     from threedgen.priors.diffusion import DiffusionPrior
 
-    return DiffusionPrior(folder, device, precision)
+    return DiffusionPrior.from_folder(folder, device, precision)

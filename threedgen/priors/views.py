@@ -66,6 +66,13 @@ def camera_embedding(c2w: Tensor) -> Tensor:
     return torch.cat([top, c2w[:, 3:]], 1).flatten(1)
 
 
+def camera_numbers(c2w: Tensor | None, rows: int, device: torch.device) -> Tensor:
+    """[rows,16] embedding of the cameras [rows,4,4]; zeros where there are none."""
+    if c2w is None:
+        return torch.zeros(rows, CAMERA_NUMBERS, device=device)
+    return camera_embedding(c2w).to(device)
+
+
 class JointSelfAttention:
     """Attention processor: self-attention over all views of an object at once; cross-attention as ever.
 
