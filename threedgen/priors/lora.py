@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from threedgen.priors.diffusion import DiffusionPrior
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+# Gradients of a mean over the entries of latents are smaller than float16 resolves: on their way through a network that computes in
+# it they are this much larger. 1 elsewhere.
+FLOAT16_SCALE = 1024.0
 
 
 class Updates:
@@ -127,6 +130,10 @@ class LoraCritic(nn.Module):
         self._names = [name for name, _ in made]
         self.updates = nn.ModuleList(factors for _, factors in made)
         self.camera = CameraEmbedding(prior.unet.time_embedding.linear_2.out_features, prior.device)
+        self._scale = FLOAT16_SCALE if prior.precision.unet == torch.float16 else 1.0
+        if self._scale != 1:
+            for parameter in self.parameters():
+                parameter.register_hook(lambda gradient: gradient / self._scale)
 
     def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """[B,C,h,w] noise in z_t at timesteps t [B], with gradient to the critic's parameters where gradients are on.
@@ -144,7 +151,10 @@ class LoraCritic(nn.Module):
     def _predicted(self, bucket: int, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         camera = self.camera(camera_numbers(cond.c2w, len(z_t), z_t.device))
         with self._updates.active(self._names[bucket]), added(self._prior.unet.time_embedding, camera):
-            return self._prior.evaluate(z_t.detach(), t, cond)
+            eps = self._prior.evaluate(z_t.detach(), t, cond)
+        if eps.requires_grad and self._scale != 1:
+            eps.register_hook(lambda gradient: gradient * self._scale)
+        return eps
 
 
 def azimuth_buckets(c2w: Tensor | None, rows: int, count: int, views: int) -> Tensor:
@@ -178,7 +188,7 @@ def added(module: nn.Module, summand: Tensor) -> Iterator[None]:
 
 @contextmanager
 def flags_kept(module: nn.Module) -> Iterator[None]:
-    """requires_grad of the parameters that a module already has, as it was before."""
+    """requires_grad of the parameters that a module already has, as it was before; peft's early releases clear it in the other sets."""
     flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     try:
         yield
