@@ -16,6 +16,17 @@ def test_rounds_begin_at_zero_after_the_first_fit_and_then_regularly():
     assert [s for s in range(24) if rule.asks(s)] == [0, 10, 14, 18, 22]
 
 
+def test_rounds_count_from_the_end_of_the_warm_up_and_the_first_of_them_keeps_what_is_there():
+    rule = IM3D(first_fit=10, fit=4, warm_up=5)
+    assert [s for s in range(24) if rule.asks(s)] == [5, 15, 19, 23]
+    assert not rule.starts_anew(5)
+    prior = CountingPrior(two_image_prior())
+    grey = torch.full((4, 6, 6, 3), 0.5, dtype=torch.float64)
+    rule = IM3D(first_denoise=5, denoise=3, t_max=0.8, warm_up=5)
+    rule.targets(Teacher(prior, Prompts(prior.prior, "red")), grey, *views_and_draws(step=5))
+    assert [int(prior.calls[0][1][0]), len(prior.calls)] == [round(0.8 * 999), 3]
+
+
 def test_denoising_with_exact_scores_ends_at_the_prompted_image():
     prior = two_image_prior()
     cameras, draws = views_and_draws()

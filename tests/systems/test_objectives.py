@@ -103,6 +103,19 @@ def test_the_bank_survives_a_state_round_trip():
         assert torch.equal(a, b)
 
 
+def test_the_steps_of_a_warm_up_distil_and_ask_for_no_round():
+    field, objective, prior = parts(IM3D(warm_up=2, first_denoise=3, denoise=2, rays=16))
+    for step in range(2):
+        assert int(objective.bank.rounds) == 0
+        lesson = objective(field, draws_of(step), False)
+        assert lesson.render.rgb.shape == (2, SIZE, SIZE, 3)
+        lesson.loss.backward()
+    assert field.table.grad.abs().sum() > 0
+    assert len(prior.calls) == 2
+    assert objective(field, draws_of(2), False).render.rgb.shape == (16, 3)
+    assert int(objective.bank.rounds) == 1
+
+
 def test_a_guidance_gets_the_objective_of_its_kind():
     assert isinstance(parts(SDS())[1], ResidualObjective)
     assert isinstance(parts(IM3D())[1], ReconstructionObjective)

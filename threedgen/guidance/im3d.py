@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from threedgen.config.schema import setting
-from threedgen.guidance.rule import GuidanceSettings
+from threedgen.guidance.rule import GuidanceSettings, Rule
 from threedgen.registry import register
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class IM3D(GuidanceSettings):
     boot: bool = setting(
         False, "keep the share of the rendering by which the noise falls to the next round, in place of `keep` (BOOT, arXiv 2306.05544)"
     )
+    warm_up: int = setting(
+        0, "steps of classifier score distillation that shape the blob before round 0; rounds count from there", unit="steps", low=0
+    )
     first_fit: int = setting(120, "fitting steps after round 0", unit="steps", low=1)
     fit: int = setting(40, "fitting steps after a later round", unit="steps", low=1)
     first_denoise: int = setting(20, "denoising steps of round 0", low=1, high=1000)
@@ -49,13 +52,26 @@ class IM3D(GuidanceSettings):
 
     def asks(self, step: int) -> bool:
         """Whether a round begins at this step."""
-        return step == 0 or (step >= self.first_fit and (step - self.first_fit) % self.fit == 0)
+        since = step - self.warm_up
+        return since == 0 or (since >= self.first_fit and (since - self.first_fit) % self.fit == 0)
+
+    def starts_anew(self, step: int) -> bool:
+        """Whether this step's round paints the object from nothing: the first one of a run that was not warmed up."""
+        return step == 0
+
+    def shaping(self) -> Rule:
+        """What shapes the blob before round 0: the classifier score in pixel space, from all noise levels to the upper half."""
+        from threedgen.guidance.csd import CSD
+
+        scale = self.scheduled("cfg", 0)
+        falling = [0, 0.98, 0.5, self.warm_up]
+        return CSD(text=scale, null=-scale, t_max=falling, space="pixel", weight="sigma_over_alpha")
 
     def targets(self, teacher: Teacher, rgb: Tensor, cameras: Cameras, draws: Draws) -> Tensor:
         """Target images [B,3,H,W] for the views rendered as rgb [B,H,W,3].
 
-        Round 0 starts from the noised rendering of the initial blob, not from pure noise: a schedule that leaves signal at its
-        last step would turn the missing background into grey.
+        Without a warm-up, round 0 starts from the noised rendering of the initial blob, not from pure noise: a schedule that leaves
+        signal at its last step would turn the missing background into grey.
         """
         import torch
 
@@ -63,8 +79,9 @@ class IM3D(GuidanceSettings):
         from threedgen.guidance.noisers import random_noise
 
         step, last = draws.step, len(teacher.prior.alphas_cumprod) - 1
-        level = 1.0 if step == 0 else self.scheduled("t_max", step)
-        count = self.first_denoise if step == 0 else self.denoise
+        anew = self.starts_anew(step)
+        level = 1.0 if anew else self.scheduled("t_max", step)
+        count = self.first_denoise if anew else self.denoise
         end = self.scheduled("t_min", step)
         timesteps = [round(last * (level + (end - level) * i / max(count - 1, 1))) for i in range(count)]
         x = rgb.permute(0, 3, 1, 2)
@@ -74,7 +91,7 @@ class IM3D(GuidanceSettings):
         z = at.denoised(random_noise(at), timesteps, self.scheduled("cfg", step), self.scheduled("rescale", step))
         target = teacher.prior.decode(z).clamp(0, 1)
         kept = torch.nn.functional.interpolate(x, target.shape[-2:], mode="bilinear")
-        return target.lerp(kept, self.kept_share(step, teacher.prior.alphas_cumprod)) if step else target
+        return target.lerp(kept, self.kept_share(step, teacher.prior.alphas_cumprod)) if not anew else target
 
     def kept_share(self, step: int, alphas_cumprod: Tensor) -> float:
         """Share of the rendering in a target of a round after the first; by BOOT rho(next round) / rho(this one), rho = sigma/alpha."""

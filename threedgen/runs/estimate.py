@@ -15,7 +15,7 @@ from threedgen.representations.hashgrid import HashGridField
 from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
 from threedgen.systems.critic import CriticTrainer
 from threedgen.systems.distillation import Distillation
-from threedgen.systems.objectives import ReconstructionObjective, ResidualObjective
+from threedgen.systems.objectives import Objective, ReconstructionObjective, ResidualObjective
 from threedgen.systems.regularizers import needs_normals, penalties
 
 # Measured on the shipped meshes: simplification, atlas, baking and writing, and one frame of the turntable.
@@ -62,13 +62,15 @@ def _stage_seconds(system: Distillation, optimizer: torch.optim.Optimizer) -> di
     parts: dict[str, float] = {}
     if isinstance(objective, ReconstructionObjective):
         parts["sampling"] = _sampling_seconds(objective, system, stage)
+        if objective.shaping is not None:
+            parts["warm-up"] = _shaping_seconds(objective.shaping, system, stage)
     elif isinstance(objective, ResidualObjective) and objective.trainer is not None and objective.trainer.rule.path_steps:
         parts["first critic"] = _first_critic_seconds(objective, objective.trainer, system)
 
     # At step 0 a reconstruction asks for targets, and a critic may be fitted to the first renderings: both are timed apart. The
     # other guidances show the resolution and the penalties they have half way.
     middle = stage.steps // 2
-    first = 1 if isinstance(objective, ReconstructionObjective) else max(middle, 1)
+    first = stage.guidance.warm_up + 1 if isinstance(objective, ReconstructionObjective) else max(middle, 1)
 
     def step(number: int) -> None:
         lesson = objective(system.representation, system.draws(first + number), needs_normals(stage.regularizers, middle))
@@ -80,7 +82,8 @@ def _stage_seconds(system: Distillation, optimizer: torch.optim.Optimizer) -> di
     one = _median_seconds(lambda i: step(i + 1), TRIALS)
     scene = system.representation.scenes[0]
     upkeep = _median_seconds(lambda i: scene.after_step(15, system.draws(i)), 1) / 16
-    parts["optimization"] = stage.steps * (one + upkeep)
+    fitted = stage.steps - getattr(stage.guidance, "warm_up", 0)
+    parts["optimization"] = max(fitted, 0) * (one + upkeep)
     scene.albedo(torch.zeros(BAKED_POINTS, 3, device=system.device))
     return parts
 
@@ -112,17 +115,30 @@ def _fill(representation: nn.Module) -> None:
 def _sampling_seconds(objective: ReconstructionObjective, system: Distillation, stage: StageSettings) -> float:
     """All rounds of denoising, from one round with one and one with two denoising steps."""
     guidance = stage.guidance
-    rounds = sum(guidance.asks(step) for step in range(1, stage.steps))
+    start = guidance.warm_up
+    rounds = sum(guidance.asks(step) for step in range(start + 1, stage.steps))
     steps = (guidance.first_denoise, guidance.denoise)
+    first = guidance.first_denoise if guidance.starts_anew(start) else guidance.denoise
     cost = {}
     for count in (1, 3):
         guidance.first_denoise = guidance.denoise = count
-        objective.ask(system.representation, system.draws(0))
-        cost[count] = _median_seconds(lambda _: objective.ask(system.representation, system.draws(0)), 1)
+        objective.ask(system.representation, system.draws(start))
+        cost[count] = _median_seconds(lambda _: objective.ask(system.representation, system.draws(start)), 1)
     guidance.first_denoise, guidance.denoise = steps
     one = (cost[3] - cost[1]) / 2
     fixed = max(cost[1] - one, 0.0)
-    return (1 + rounds) * fixed + (steps[0] + rounds * steps[1]) * one
+    return (1 + rounds) * fixed + (first + rounds * steps[1]) * one
+
+
+def _shaping_seconds(shaping: Objective, system: Distillation, stage: StageSettings) -> float:
+    """The steps of a warm-up."""
+
+    def step(number: int) -> None:
+        shaping(system.representation, system.draws(number), False).loss.backward()
+        system.zero_grad()
+
+    step(0)
+    return stage.guidance.warm_up * _median_seconds(lambda i: step(i + 1), TRIALS)
 
 
 def _median_seconds(work: Callable[[int], object], times: int) -> float:

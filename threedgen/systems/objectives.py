@@ -124,11 +124,15 @@ def background_mask(images: Tensor) -> Tensor:
 
 
 class ReconstructionObjective(Objective):
-    """Fits random rays of the target bank; at the steps where a round begins, asks the guidance for new targets first."""
+    """Fits random rays of the target bank; at the steps where a round begins, asks the guidance for new targets first.
+
+    The steps of a warm-up distil instead.
+    """
 
     def __init__(self, guidance: IM3D, sampler: OrbitSampler, teacher: Teacher) -> None:
         super().__init__()
         self.guidance, self.sampler, self.teacher = guidance, sampler, teacher
+        self.shaping = ResidualObjective(guidance.shaping(), sampler, teacher, guidance.warm_up) if guidance.warm_up else None
         self.bank = TargetBank(guidance.bank, sampler.settings.views, teacher.prior.native_resolution)
 
     @torch.no_grad()
@@ -138,6 +142,8 @@ class ReconstructionObjective(Objective):
         self.bank.add(self.guidance.targets(self.teacher, rgb, cameras, draws), cameras)
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
+        if self.shaping is not None and draws.step < self.guidance.warm_up:
+            return self.shaping(representation, draws, normals)
         if self.guidance.asks(draws.step):
             self.ask(representation, draws)
         origins, directions, target, empty = self.bank.random_rays(self.guidance.rays, draws)
