@@ -23,7 +23,8 @@ CATEGORY = Term("category")
 class CSDS(Rule):
     """G = w(t) (eps_s(z_t, t | control, prompt) - eps(z_t, t | category)).
 
-    The control image of a view carries what the sparse input views say; the prediction for the bare category plays the noise's part.
+    The control image of a view carries what the sparse input views say; the prediction for the bare category, without control, image
+    prompt or negative prompt, plays the noise's part. Input: "control" [B,K,H,W].
     """
 
     needs: ClassVar[tuple[str, ...]] = ("control",)
@@ -32,12 +33,16 @@ class CSDS(Rule):
     def texts(self) -> dict[str, str]:
         return {"category": self.category}
 
+    def wishes(self) -> frozenset[str]:
+        return super().wishes() | {"control"}
+
     def terms(self) -> tuple[Term, ...]:
         return (*self.branches(), CATEGORY)
 
     def conditions(self, term: Term, step: Step) -> dict[str, Tensor]:
-        given = super().conditions(term, step)
-        return given if term == CATEGORY else given | {"control": step.input("control").to(step.z)}
+        if term == CATEGORY:
+            return {}
+        return super().conditions(term, step) | {"control": step.input("control").to(step.z)}
 
     def residual(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor:
         return self.guided(eps, state, step) - eps[CATEGORY]

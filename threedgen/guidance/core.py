@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -87,6 +87,7 @@ class Step:
         draws: keyed on (seed, step), one row a view.
         total: steps of the stage.
         inputs: what a rule needs beyond the rendered views, by name.
+        made: what was made of the inputs, by name.
     """
 
     rule: GuidanceSettings
@@ -97,6 +98,7 @@ class Step:
     draws: Draws
     total: int = 1
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    made: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def index(self) -> int:
@@ -126,6 +128,13 @@ class Step:
         if name not in self.inputs:
             raise UserError(f"this guidance needs '{name}' images, and the run has none")
         return self.inputs[name]
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, made at most once a step and without gradient: the terms of a step share their encoded inputs."""
+        if name not in self.made:
+            with torch.no_grad():
+                self.made[name] = make()
+        return self.made[name]
 
     def filled(self, value: float) -> Tensor:
         """[B] the same value for every view."""

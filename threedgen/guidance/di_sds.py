@@ -1,4 +1,4 @@
-"""Depth-guided inpainting score distillation, DI-SDS (GSEdit-style inpainting of scenes)."""
+"""Depth-guided inpainting score distillation, DI-SDS (objects painted into scenes)."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ if TYPE_CHECKING:
 @register("guidance", "di_sds")
 @dataclass
 class DISDS(SDS):
-    """G = w(t) mask (eps_s(z_t, t | prompt, mask, masked image, depth) - eps): SDS on an inpainting network with depth control.
+    """G = m w(t) (eps_s(z_t, t | prompt, mask, masked image, depth) - eps): SDS inside a mask, on an inpainting network with depth control.
 
-    Inputs: "mask" [B,1,H,W], 1 where the scene is to be painted; "source" [B,3,H,W], the unedited views; "depth" [B,K,H,W].
+    Inputs: "mask" [B,1,H,W], at least 0.5 where the scene is to be painted; "source" [B,3,H,W] in [0,1], the unedited views;
+    "depth" [B,1,H,W] or [B,K,H,W] in [0,1], in the form the control branch was trained on: usually disparity, bright is near.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("mask", "source", "depth")
 
+    def wishes(self) -> frozenset[str]:
+        return super().wishes() | {"concat:5", "control"}
+
     def conditions(self, term: Term, step: Step) -> dict[str, Tensor]:
-        mask, source = step.input("mask").to(step.z), step.input("source").to(step.z)
-        # 0.5 is the grey that inpainting networks were given in place of the masked region.
-        known = step.teacher.prior.encode(source * (1 - mask) + 0.5 * mask)
-        return super().conditions(term, step) | {"concat": beside(mask, known), "control": step.input("depth").to(step.z)}
+        return super().conditions(term, step) | {"concat": beside(step), "control": step.input("depth").to(step.z)}
 
     def residual(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor:
-        return super().residual(eps, state, step) * shrunk(step.input("mask"), step.z)
+        mask = beside(step)[:, :1]
+        return mask * super().residual(eps, state, step)
 
 
-def shrunk(mask: Tensor, latents: Tensor) -> Tensor:
-    """[B,1,h,w] the nearest entries of a mask at the size of latents [B,C,h,w]."""
+def beside(step: Step) -> Tensor:
+    """[B,1+C,h,w] mask of zeros and ones, nearest to the latents' size, then the latents of the masked image: the order of inpainting
+    networks."""
     import torch
 
-    return torch.nn.functional.interpolate(mask.to(latents), latents.shape[-2:])
+    def make() -> Tensor:
+        mask = (step.input("mask") >= 0.5).to(step.z)
+        # 0.5 is the grey that inpainting networks were given in place of the masked region.
+        known = step.teacher.prior.encode(step.input("source").to(step.z) * (1 - mask) + 0.5 * mask)
+        return torch.cat([torch.nn.functional.interpolate(mask, known.shape[-2:]), known], 1)
 
-
-def beside(mask: Tensor, latents: Tensor) -> Tensor:
-    """[B,1+C,h,w] mask, then the latents of the masked image: the order of inpainting networks."""
-    import torch
-
-    return torch.cat([shrunk(mask, latents), latents], 1)
+    return step.once("beside", make)

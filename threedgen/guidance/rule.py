@@ -72,6 +72,14 @@ class GuidanceSettings:
         """What a prediction is given beside its prompt and camera: fields of `Conditioning`, one row a view."""
         return {}
 
+    def uses(self, name: str) -> bool:
+        """Whether a scheduled setting is other than 0 at some step."""
+        return any(value != 0 for _, value in knots_of(getattr(self, name)))
+
+    def wishes(self) -> frozenset[str]:
+        """What the prior must be able to be told, in the words of `Prior.capabilities`."""
+        return frozenset()
+
 
 @dataclass
 class Rule(GuidanceSettings):
@@ -128,13 +136,14 @@ class Rule(GuidanceSettings):
     image_scale: Any = setting(0.0, "weight of the image prompt beside the text (VP3D); 0 is off", low=0.0, high=10.0, scheduled=True)
 
     needs: ClassVar[tuple[str, ...]] = ()  # inputs beyond the rendered views, by name
+    prompted: ClassVar[tuple[str, ...]] = ("text", "plain")  # what sees an image prompt, and in the prior is pushed from the negative one
     critic: ClassVar[bool] = False  # whether a critic is trained along
 
     def check(self) -> None:
         super().check()
         if self.cfg_range and (len(self.cfg_range) != 2 or self.cfg_range[0] > self.cfg_range[1]):
             raise ValueError(f"cfg_range must be [] or [lowest, highest], got {self.cfg_range}")
-        if self.cfg_mode != "two_branch" and knots_of(self.perp_neg) != [(0.0, 0.0)]:
+        if self.cfg_mode != "two_branch" and self.uses("perp_neg"):
             raise ValueError("perp_neg needs cfg_mode two_branch: a single prediction has no negative one (use negative_attention)")
         if self.needs and self.crop != 1:
             raise ValueError(f"crop must be 1: it would cut the rendered views, but not their {', '.join(self.needs)}")
@@ -161,12 +170,22 @@ class Rule(GuidanceSettings):
         given: dict[str, Tensor] = {}
         if term.guided:
             given["guidance"] = step.filled(self.guidance_scale(step))
-        if (push := self.scheduled("negative_attention", step.index)) > 0:
+        seen = term.cond in self.prompted
+        # On the negative prompt's own branch the push would only scale the attention down.
+        if (push := self.scheduled("negative_attention", step.index)) > 0 and seen and term.net == "prior":
             given |= {"negative": step.text("negative"), "negative_scale": step.filled(push)}
         if (share := self.scheduled("image_scale", step.index)) > 0:
             tokens = step.input("image").to(step.z).expand(step.views, -1, -1)
-            given |= {"image": tokens if term.cond in ("text", "plain") else tokens * 0, "image_scale": step.filled(share)}
+            given |= {"image": tokens if seen else tokens * 0, "image_scale": step.filled(share)}
         return given
+
+    def wishes(self) -> frozenset[str]:
+        asked = {
+            "guidance": self.cfg_mode == "embedded",
+            "negative": self.uses("negative_attention"),
+            "image": self.uses("image_scale"),
+        }
+        return frozenset(name for name, wanted in asked.items() if wanted)
 
     def branches(self, state: str = "t", cond: str = "text", negative: str = "negative", net: str = "prior") -> tuple[Term, ...]:
         """Predictions that `guided` needs at a state."""

@@ -21,27 +21,30 @@ if TYPE_CHECKING:
 class Zero123(SDS):
     """G = w(t) (eps_s(z_t, t | image, pose) - eps): SDS on a network that paints a reference image's object from another camera.
 
-    Inputs: "reference" [1,3,H,W] in [0,1]; "reference_c2w" [4,4]. The network is told the camera relative to the reference's, its
-    latents beside the noisy ones, and its image tokens where it takes them ("image" [1,N,D]); the null branch has neither.
+    Inputs: "reference" [1,3,H,W] in [0,1]; "reference_c2w" [4,4]. The network is told the camera relative to the reference's, the
+    reference's latents beside the noisy ones, and with `image_scale` its image tokens ("image" [1,N,D]); the null branch has none of
+    them. Neither branch has a prompt.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("reference", "reference_c2w")
+    prompted: ClassVar[tuple[str, ...]] = ("image",)
     cfg: Any = setting(3.0, "guidance scale; see sds", low=-100.0, high=1000.0, scheduled=True)
 
     def texts(self) -> dict[str, str]:
-        return {"image": ""}
+        return super().texts() | {"image": ""}
+
+    def wishes(self) -> frozenset[str]:
+        return super().wishes() | {"concat:4", "camera"}
 
     def branches(self, state: str = "t", cond: str = "image", negative: str = "null", net: str = "prior") -> tuple[Term, ...]:
         return super().branches(state, "image", "null", net)
 
     def conditions(self, term: Term, step: Step) -> dict[str, Tensor]:
-        seen = 1.0 if term.cond == "image" else 0.0
-        reference = step.teacher.prior.encode(step.input("reference").to(step.z)).expand(step.views, -1, -1, -1)
+        seen = 1.0 if term.cond in self.prompted else 0.0
+        image = step.input("reference").to(step.z)
+        reference = step.once("reference", lambda: step.teacher.prior.encode_beside(image)).expand(step.views, -1, -1, -1)
         pose = relative(step.cameras.c2w, step.input("reference_c2w").to(step.cameras.c2w))
-        given = super().conditions(term, step) | {"concat": seen * reference, "c2w": seen * pose}
-        if "image" in step.inputs:
-            given |= {"image": seen * step.input("image").to(step.z).expand(step.views, -1, -1), "image_scale": step.filled(1.0)}
-        return given
+        return super().conditions(term, step) | {"concat": seen * reference, "c2w": seen * pose}
 
 
 def relative(c2w: Tensor, reference: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class GaussianMixturePrior:
     """
 
     latent_channels = 3
+    capabilities = frozenset({"camera", "multiview"})
 
     def __init__(
         self, means: Tensor, stds: Sequence[float], weights: Sequence[float] | None = None, device: torch.device | str = "cpu"
@@ -62,6 +63,10 @@ class GaussianMixturePrior:
         if tuple(rgb.shape[-2:]) != size:
             rgb = F.interpolate(rgb, size, mode="bilinear", antialias=max(rgb.shape[-2:]) > size[0])
         return 2 * rgb - 1
+
+    def encode_beside(self, rgb: Tensor) -> Tensor:
+        """The same as `encode`: these latents have no scale of their own."""
+        return self.encode(rgb)
 
     def decode(self, z: Tensor) -> Tensor:
         """[B,3,R,R] images (z + 1) / 2 clamped to [0,1]; gradient flows to the latents."""

@@ -20,10 +20,10 @@ class Conditioning:
         fovy: [B] in radians, or None.
         views: how many consecutive rows are views of one object (joint attention); B is a multiple of it.
         concat: [B,K,h,w] further input channels beside the noisy latent (inpainting, image to view).
-        control: [B,K,H,W] image of a control branch (depth, normals).
+        control: [B,K,H,W] image of a control branch (depth, normals); a row of zeros has no control.
         image: [B,N,D] tokens of an image prompt; zeros are the null image.
         image_scale: [B] weight of the image prompt beside the text (IP-Adapter).
-        guidance: [B] guidance scale, for networks distilled to take it as an input.
+        guidance: [B] guidance scale, for networks distilled to take it as an input; 1 is none.
         negative: [B,T,D] text that cross-attention is pushed away from (NASA, arXiv 2412.02687).
         negative_scale: [B] how far.
     """
@@ -82,6 +82,8 @@ class Prior(Protocol):
     latent_size: int
     device: torch.device
     text_fingerprint: str  # changes when the same prompt would be embedded otherwise
+    capabilities: frozenset[str]
+    """What it can be told beside text: "camera", "multiview", "negative", "image", "guidance", "control", "concat:<channels>"."""
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """[N,T,D] embeddings of prompts; "" is the null prompt."""
@@ -89,6 +91,10 @@ class Prior(Protocol):
 
     def encode(self, rgb: Tensor) -> Tensor:
         """Latents of images, with gradient to the images; resizes to the native resolution."""
+        ...
+
+    def encode_beside(self, rgb: Tensor) -> Tensor:
+        """Latents of a reference image in the form that image-to-view networks take beside the noisy ones: unscaled."""
         ...
 
     def decode(self, z: Tensor) -> Tensor:

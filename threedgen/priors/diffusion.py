@@ -15,9 +15,12 @@ from threedgen.errors import UserError
 from threedgen.priors import folder as files
 from threedgen.priors import precision as precisions
 from threedgen.priors.base import Conditioning
+from threedgen.priors.conditioner import Conditioner
+from threedgen.priors.control import ControlBranch
+from threedgen.priors.image_prompt import ImageAdapter
 from threedgen.priors.lora import LoraCritic, Updates
 from threedgen.priors.text import TextEncoder
-from threedgen.priors.views import CAMERA_NUMBERS, JointSelfAttention, ViewTraining, camera_numbers, read_marker
+from threedgen.priors.views import CAMERA_NUMBERS, ViewTraining, read_marker
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -27,7 +30,8 @@ class DiffusionPrior:
 
     Stable Diffusion 1.x and 2.x folders and the embedded prior load alike. A UNet whose class embedding projects 16 numbers is
     told the camera; a folder whose marker says multiview attends jointly over `cond.views` consecutive rows. Others ignore both.
-    `from_folder` loads one.
+    Inpainting and image-to-view UNets take `cond.concat`, UNets with a guidance embedding `cond.guidance`. Every UNet can be pushed
+    away from a negative prompt; a control branch and an image adapter come beside it. `from_folder` loads one.
 
     Attributes:
         alphas_cumprod: [T] of the noise schedule.
@@ -36,6 +40,8 @@ class DiffusionPrior:
         view_training: what the model knows of cameras, None for a plain text-to-image model.
         joint: whether rows of one object are answered together.
         text_fingerprint: changes when the same prompt would be embedded otherwise.
+        conditioner: tells the UNet what a prediction is conditioned on.
+        capabilities: what the model can be told beside text; see `Prior`.
     """
 
     def __init__(
@@ -48,6 +54,8 @@ class DiffusionPrior:
         precision: precisions.Precision | None = None,
         view_training: ViewTraining | None = None,
         folder: Path | None = None,
+        control: ControlBranch | None = None,
+        image_adapter: ImageAdapter | None = None,
     ) -> None:
         """A prior of networks that are frozen, in evaluation mode, and where they are to compute.
 
@@ -58,6 +66,7 @@ class DiffusionPrior:
             precision: None is float32.
             view_training: what the model knows of cameras, None for a plain text-to-image model.
             folder: holds tokenizer and text encoder; without one, prompts cannot be encoded.
+            control, image_adapter: made for this UNet; None without.
 
         Raises:
             UserError: the networks take or predict what is not supported, or do not fit together.
@@ -69,18 +78,31 @@ class DiffusionPrior:
         self.prediction_type = prediction_type
         self._check_networks("prior" if folder is None else f"prior folder {folder}")
         self.alphas_cumprod = alphas_cumprod.to(self.device)
-        self.latent_channels: int = self.unet.config.in_channels
+        self.latent_channels: int = self.vae.config.latent_channels
         self.latent_size: int = self.unet.config.sample_size
         self.native_resolution = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.joint = view_training is not None and view_training.multiview
-        if self.joint:
-            self.unet.set_attn_processor(JointSelfAttention())
+        self.conditioner = Conditioner(self.unet, self.latent_channels, self.joint, control, image_adapter)
+        self.capabilities = self.conditioner.capabilities
         self.text_fingerprint = "" if folder is None else files.text_fingerprint(folder)
         self._updates: Updates | None = None
 
     @classmethod
-    def from_folder(cls, folder: Path, device: torch.device | str = "cpu", precision: str = "auto") -> DiffusionPrior:
-        """Load from a local folder; UserError names the part that is missing, damaged or not supported."""
+    def from_folder(
+        cls,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        precision: str = "auto",
+        *,
+        control: Path | None = None,
+        image_adapter: Path | None = None,
+    ) -> DiffusionPrior:
+        """Load from a local folder; UserError names the part that is missing, damaged or not supported.
+
+        Args:
+            control: folder of a control branch; None is the folder `controlnet` of the prior's folder, where there is one.
+            image_adapter: weights of an IP-Adapter, or their folder; None is the folder `ip_adapter` (with `image_encoder`), likewise.
+        """
         files.check(folder)
         chosen = precisions.choose(torch.device(device), precision)
         view_training, layout = read_marker(folder), torch.channels_last
@@ -88,17 +110,29 @@ class DiffusionPrior:
         vae = files.load_network(AutoencoderKL, folder, "vae", chosen.vae).to(device, memory_format=layout)
         prediction_type = files.read_json(folder, "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
         schedule = files.alphas_cumprod(folder)
-        return cls(unet, vae, schedule, prediction_type, precision=chosen, view_training=view_training, folder=folder)
+        branch, adapter = control or _present(folder / "controlnet"), image_adapter or _present(folder / "ip_adapter")
+        return cls(
+            unet,
+            vae,
+            schedule,
+            prediction_type,
+            precision=chosen,
+            view_training=view_training,
+            folder=folder,
+            control=ControlBranch(branch, unet) if branch else None,
+            image_adapter=ImageAdapter(adapter, unet, folder) if adapter else None,
+        )
 
     def _check_networks(self, name: str) -> None:
         config = self.unet.config
-        self._takes_camera = config.class_embed_type == "projection" and config.projection_class_embeddings_input_dim == CAMERA_NUMBERS
-        if (config.class_embed_type is not None and not self._takes_camera) or config.addition_embed_type is not None:
+        takes_camera = config.class_embed_type == "projection" and config.projection_class_embeddings_input_dim == CAMERA_NUMBERS
+        if (config.class_embed_type is not None and not takes_camera) or config.addition_embed_type is not None:
             raise UserError(f"{name}: unet takes a conditioning that is not supported (class or added embeddings)")
-        if config.in_channels != self.vae.config.latent_channels:
+        latent = self.vae.config.latent_channels
+        if config.in_channels < latent or config.out_channels != latent:
             raise UserError(
-                f"{name}: unet takes {config.in_channels} channels but vae makes {self.vae.config.latent_channels}; "
-                "use a text-to-image model"
+                f"{name}: unet takes {config.in_channels} channels and gives {config.out_channels}, "
+                f"but vae makes {latent}; use a text-to-image, inpainting or image-to-view model"
             )
         if self.prediction_type not in PREDICTION_TYPES:
             raise UserError(f"{name}: scheduler predicts '{self.prediction_type}', known are {', '.join(PREDICTION_TYPES)}")
@@ -121,6 +155,14 @@ class DiffusionPrior:
         z = self.vae.encode(x).latent_dist.mode().to(rgb.dtype)
         return (z - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
+    def encode_beside(self, rgb: Tensor) -> Tensor:
+        """Latents [B,C,h,h] of reference images [B,3,H,W] in [0,1] as image-to-view UNets take them: not scaled (Zero-1-to-3)."""
+        return self.encode(rgb) / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+
+    def encode_image(self, rgb: Tensor) -> Tensor:
+        """[B,N,D] float32 tokens of image prompts [B,3,H,W] in [0,1], for `Conditioning.image`; UserError without an image adapter."""
+        return self.conditioner.adapter().encode(rgb)
+
     def decode(self, z: Tensor) -> Tensor:
         """Images [B,3,R,R] in [0,1] at the native resolution R of latents; gradient flows to the latents."""
         z_vae = z / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
@@ -135,16 +177,8 @@ class DiffusionPrior:
     def evaluate(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """`predict_noise` of the network as it is, with the gradient that a critic's call asks for."""
         t = t.to(self.device)
-        dtype = self.precision.unet
-        labels = camera_numbers(cond.c2w, len(z_t), self.device).to(dtype) if self._takes_camera else None
-        output = self.unet(
-            z_t.to(dtype, memory_format=torch.channels_last),
-            t,
-            encoder_hidden_states=cond.text.to(dtype),
-            class_labels=labels,
-            cross_attention_kwargs={"views": cond.views} if self.joint else None,
-            return_dict=False,
-        )[0].to(z_t.dtype)
+        sample, told = self.conditioner.arguments(z_t, t, cond)
+        output = self.unet(sample, t, **told, return_dict=False)[0].to(z_t.dtype)
         alpha_bar = self.alphas_cumprod[t].to(z_t.dtype)[:, None, None, None]
         return to_noise(output, z_t, alpha_bar, self.prediction_type)
 
@@ -153,6 +187,10 @@ class DiffusionPrior:
         if self._updates is None:
             self._updates = Updates(self.unet)
         return LoraCritic(self, self._updates, rank, checkpointing, buckets)
+
+
+def _present(folder: Path) -> Path | None:
+    return folder if folder.is_dir() else None
 
 
 def to_noise(output: Tensor, z_t: Tensor, alpha_bar: Tensor, prediction_type: str) -> Tensor:

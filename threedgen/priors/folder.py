@@ -48,7 +48,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 def weights_variant(folder: Path, part: str) -> str | None:
     """Variant of a part's safetensors weights: None for the plain file, "fp16" where only that one is there."""
-    stem = NETWORKS[part]
+    stem = NETWORKS.get(part, "diffusion_pytorch_model")
     if any((folder / part / f"{stem}.{ending}").is_file() for ending in ("safetensors", "safetensors.index.json")):
         return None
     if (folder / part / f"{stem}.fp16.safetensors").is_file():

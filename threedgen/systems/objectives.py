@@ -17,6 +17,7 @@ from threedgen.guidance.core import GuidanceOutput, Teacher, distill
 from threedgen.guidance.im3d import IM3D
 from threedgen.guidance.rule import Rule
 from threedgen.guidance.vsd import VSD
+from threedgen.guidance.wishes import check_fit
 from threedgen.registry import name_of
 from threedgen.representations.base import Render, Representation
 from threedgen.systems.critic import CriticTrainer
@@ -48,8 +49,9 @@ class ResidualObjective(Objective):
 
     def __init__(self, rule: Rule, sampler: OrbitSampler, teacher: Teacher, total: int) -> None:
         super().__init__()
-        if rule.needs:
-            raise UserError(f"guidance {name_of(rule)} needs {', '.join(rule.needs)}: a text-to-3D run has only renderings")
+        check_fit(rule, teacher.prior)
+        if needs := (*rule.needs, *(["image"] if "image" in rule.wishes() else [])):
+            raise UserError(f"guidance {name_of(rule)} needs {', '.join(needs)}: a text-to-3D run has only renderings")
         self.rule, self.sampler, self.total = rule, sampler, total
         self.trainer = CriticTrainer(rule, teacher) if isinstance(rule, VSD) else None
         self.teacher = teacher if self.trainer is None else self.trainer.teacher
@@ -131,6 +133,7 @@ class ReconstructionObjective(Objective):
 
     def __init__(self, guidance: IM3D, sampler: OrbitSampler, teacher: Teacher) -> None:
         super().__init__()
+        check_fit(guidance, teacher.prior)
         self.guidance, self.sampler, self.teacher = guidance, sampler, teacher
         self.shaping = ResidualObjective(guidance.shaping(), sampler, teacher, guidance.warm_up) if guidance.warm_up else None
         self.bank = TargetBank(guidance.bank, sampler.settings.views, teacher.prior.native_resolution)
