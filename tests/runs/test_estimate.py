@@ -40,7 +40,7 @@ def trainable(monkeypatch):
 
 def test_an_estimate_counts_the_steps_of_the_critic_and_those_before_the_run(micro, trainable):
     guidance = f"{STAGE}.guidance"
-    changes = [f"{guidance}.{change}" for change in ("type=vsd", "critic_steps=3", "path=0.5", "path_steps=200")]
+    changes = ["prior=embedded"] + [f"{guidance}.{change}" for change in ("type=vsd", "critic_steps=3", "path=0.5", "path_steps=200")]
     settings = micro(*changes, config="quickstart-sds")
     found = estimate(settings)
     assert found.parts["stage coarse, first critic"] > 0
@@ -54,7 +54,7 @@ def test_an_estimate_counts_the_memory_and_the_export_of_every_scene(micro, trai
     guidance, missing = f"{STAGE}.guidance", []
     moments = module._missing_moments
     monkeypatch.setattr(module, "_missing_moments", lambda optimizer: missing.append(moments(optimizer)) or missing[-1])
-    changes = [f"{guidance}.type=vsd", "export.turntable_frames=0"]
+    changes = ["prior=embedded", f"{guidance}.type=vsd", "export.turntable_frames=0"]
     settings = [micro(*changes, f"{guidance}.particles={count}", config="quickstart-sds") for count in (1, 6)]
     exports = [estimate(each).parts["export"] for each in settings]
     assert exports[1] == 6 * exports[0]
