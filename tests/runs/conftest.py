@@ -34,7 +34,7 @@ MICRO = [
     "export.turntable_frames=2",
     "export.turntable_resolution=32",
 ]
-RECONSTRUCTION = [f"{STAGE}.guidance.{k}" for k in ("first_fit=6", "fit=4", "first_denoise=3", "denoise=2", "rays=128")]
+RECONSTRUCTION = [f"{STAGE}.guidance.{k}" for k in ("warm_up=0", "first_fit=6", "fit=4", "first_denoise=3", "denoise=2", "rays=128")]
 
 
 @pytest.fixture

@@ -25,6 +25,12 @@ def test_prompts_depend_on_the_view_and_perp_neg_is_prepared_where_it_is_used():
         assert torch.equal(bank.rows("text", c2w), bank.rows("perp_1", c2w))
 
 
+def test_to_the_closed_form_prior_a_rules_own_words_say_nothing():
+    words = ["prior=analytic", "prompt=a barrel", "stages.coarse.guidance.type=nfsd"]
+    bank, c2w = build_teacher(load("quickstart-sds", words).settings, "cpu", None).prompts, torch.eye(4)[None]
+    assert torch.equal(bank.rows("flaws", c2w), bank.rows("null", c2w))
+
+
 SMALL = HashGridSettings(levels=3, log2_table=8, base_resolution=4, max_resolution=8, hidden=8, occupancy_resolution=8, samples=24)
 
 

@@ -39,9 +39,7 @@ class IM3D(GuidanceSettings):
     boot: bool = setting(
         False, "keep the share of the rendering by which the noise falls to the next round, in place of `keep` (BOOT, arXiv 2306.05544)"
     )
-    warm_up: int = setting(
-        0, "steps of classifier score distillation that shape the blob before round 0; rounds count from there", unit="steps", low=0
-    )
+    warm_up: int = setting(0, "steps of NFSD that shape the blob before round 0; rounds count from there", unit="steps", low=0)
     first_fit: int = setting(120, "fitting steps after round 0", unit="steps", low=1)
     fit: int = setting(40, "fitting steps after a later round", unit="steps", low=1)
     first_denoise: int = setting(20, "denoising steps of round 0", low=1, high=1000)
@@ -60,12 +58,17 @@ class IM3D(GuidanceSettings):
         return step == 0
 
     def shaping(self) -> Rule:
-        """What shapes the blob before round 0: the classifier score in pixel space, from all noise levels to the upper half."""
-        from threedgen.guidance.csd import CSD
+        """What shapes the blob before round 0: noise-free score distillation in pixel space, the upper noise levels falling to half.
 
-        scale = self.scheduled("cfg", 0)
-        falling = [0, 0.98, 0.5, self.warm_up]
-        return CSD(text=scale, null=-scale, t_max=falling, space="pixel", weight="sigma_over_alpha")
+        It takes matter away as well as it adds some, so that round 0 has an outline to keep, or an empty page.
+        """
+        from threedgen.guidance.nfsd import NFSD
+
+        falling = [0, 0.98, 0.5, max(self.warm_up, 1)]
+        return NFSD(cfg=self.scheduled("cfg", 0), t_max=falling, space="pixel", weight="sigma_over_alpha")
+
+    def texts(self) -> dict[str, str]:
+        return self.shaping().texts() if self.warm_up else {}
 
     def targets(self, teacher: Teacher, rgb: Tensor, cameras: Cameras, draws: Draws) -> Tensor:
         """Target images [B,3,H,W] for the views rendered as rgb [B,H,W,3].

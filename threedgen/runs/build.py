@@ -65,6 +65,8 @@ def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Tea
     prior = build_prior(settings.prior, device)
     guidances = [stage.guidance for stage in settings.stages.values()]
     further = {name: text for guidance in guidances for name, text in guidance.texts().items()}
+    if settings.prior == "analytic":
+        further = dict.fromkeys(further, "")  # it knows the names of its objects alone: to it, a rule's own words say nothing
     prompts = PromptBank(prior, settings.prompt, settings.negative_prompt, cache, further, settings.prompts)
     if any(isinstance(guidance, Rule) and guidance.perp_neg != 0 for guidance in guidances):
         prompts.encode(*PERP_NEG)
