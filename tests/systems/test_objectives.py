@@ -109,9 +109,10 @@ def test_the_steps_of_a_warm_up_distil_and_ask_for_no_round():
         assert int(objective.bank.rounds) == 0
         lesson = objective(field, draws_of(step), False)
         assert lesson.render.rgb.shape == (2, SIZE, SIZE, 3)
+        assert torch.allclose(lesson.loss * 3 * SIZE**2, objective.shaping(field, draws_of(step), False).loss)
         lesson.loss.backward()
     assert field.table.grad.abs().sum() > 0
-    assert len(prior.calls) == 2
+    assert len(prior.calls) == 4
     assert objective(field, draws_of(2), False).render.rgb.shape == (16, 3)
     assert int(objective.bank.rounds) == 1
 

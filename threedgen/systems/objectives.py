@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -146,7 +146,9 @@ class ReconstructionObjective(Objective):
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
         if self.shaping is not None and draws.step < self.guidance.warm_up:
-            return self.shaping(representation, draws, normals)
+            lesson = self.shaping(representation, draws, normals)
+            # Mean over the entries, as the fits that follow: Adam's moments are kept from one to the other.
+            return replace(lesson, loss=lesson.loss / lesson.render.rgb[0].numel())
         if self.guidance.asks(draws.step):
             self.ask(representation, draws)
         origins, directions, target, empty = self.bank.random_rays(self.guidance.rays, draws)
