@@ -27,7 +27,7 @@ def parts(guidance, word: str = "red"):
     """A field, and the objective of a guidance with two plain images as the prior, two views a step."""
     prior = CountingPrior(two_image_prior(SIZE))
     sampler = OrbitSampler(OrbitSettings(views=2, resolution=SIZE))
-    objective = objective_of(guidance, sampler, Teacher(prior, Prompts(prior.prior, word)), 100)
+    objective = objective_of(guidance, sampler, Teacher(prior, Prompts(prior.prior, word, flaws="")), 100)
     return HashGridField(SMALL), objective, prior
 
 
