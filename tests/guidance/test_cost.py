@@ -97,3 +97,14 @@ def test_the_particles_step_takes_one_call_of_each_network(name):
     distill(rule, Teacher(prior, prompts, {"critic": critic}), rgb, *views_and_draws())
     assert len(prior.calls) == CALLS.get(name, 1)
     assert len(critic.calls) == int(rule.critic)
+
+
+@pytest.mark.parametrize("name", ["vsd", "esd", "adversarial_sd"])
+def test_a_density_ratio_by_likelihood_adds_rows_and_no_call(name):
+    rule = registry.lookup("guidance", name)(divergence="forward_kl", ratio="likelihood", ratio_samples=6)
+    prior, critic = CountingPrior(two_image_prior()), CountingPrior(two_image_prior())
+    rgb = torch.rand(4, 6, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    distill(rule, Teacher(prior, Prompts(prior.prior, "red"), {"critic": critic}), rgb, *views_and_draws())
+    critics = 2 if name == "esd" else 1
+    assert [rows for rows, _, _ in prior.calls] == [4 * (2 + 6)]
+    assert [rows for rows, _, _ in critic.calls] == [4 * critics * (1 + 6)]

@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from importlib.metadata import entry_points
 
-NOT_RULES = ("core", "critics", "estimates", "noisers", "rule", "timesteps", "wishes")
+NOT_RULES = ("core", "critics", "estimates", "likelihood", "noisers", "rule", "timesteps", "wishes")
 ENTRY_POINTS = "threedgen.guidance"
 
 

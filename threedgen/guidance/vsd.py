@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from threedgen.config.schema import setting
@@ -49,9 +49,13 @@ class VSD(Rule):
     huber: float = setting(0.00054, "c of the pseudo-Huber norm, times the root of the number of entries", low=0.0)
     divergence: str = setting("reverse_kl", "f-divergence that is descended; reverse_kl is VSD", choices=DIVERGENCES)
     ratio: str = setting(
-        "heuristic",
-        "source of the density ratio: the sizes of the two predictions, a ranking within the step and no true ratio",
-        choices=("heuristic",),
+        "likelihood",
+        "source of a divergence's density ratio: likelihood estimates it by how well prior and critic denoise what is noised further; "
+        "heuristic compares the sizes of the two predictions at no cost, a ranking within the step and no density ratio",
+        choices=("likelihood", "heuristic"),
+    )
+    ratio_samples: int = setting(
+        8, "further noisings of each view for ratio likelihood, an even number; each costs a prediction of both networks", low=2, high=1024
     )
     path: Any = setting(
         0.0,
@@ -66,18 +70,41 @@ class VSD(Rule):
         super().check()
         if self.path != 0 and not self.path_steps:
             raise ValueError("path needs path_steps: without them there is no score of the first renderings")
+        if self.ratio_samples % 2:
+            raise ValueError(f"ratio_samples must be even, got {self.ratio_samples}: every noise is taken with both signs")
 
     def prior_weight(self) -> float:
         """Weight of the critic's distance to the prior in its loss; 0 for a critic that learns the renderings alone."""
         return 0.0
 
+    def ratio_states(self) -> tuple[str, ...]:
+        """Names of the states that the density ratio is estimated at; none where it is not."""
+        sampled = self.ratio == "likelihood" and self.divergence != "reverse_kl"
+        return tuple(f"ratio_{i}" for i in range(self.ratio_samples if sampled else 0))
+
+    def states(self, step: Step) -> tuple[dict[str, Noisy], dict[Term, Tensor]]:
+        from threedgen.guidance.likelihood import further_noised
+
+        states, given = super().states(step)
+        if names := self.ratio_states():
+            states |= dict(zip(names, further_noised(step, states["t"].z_t, len(names)), strict=True))
+        return states, given
+
     def terms(self) -> tuple[Term, ...]:
-        withheld = () if self.critic_cfg == 1 else (Term(CRITIC.cond, net="critic", camera=False),)
-        return (*self.branches(), CRITIC, *withheld, *(() if self.path == 0 else (START,)))
+        ratio = (term for name in self.ratio_states() for term in (Term("text", name), *self.critics(name)))
+        return (*self.branches(), *self.critics(), *(() if self.path == 0 else (START,)), *ratio)
+
+    def critics(self, state: str = "t") -> tuple[Term, ...]:
+        """Predictions that `fake` needs at a state: those whose weight is not zero."""
+        told = replace(CRITIC, state=state)
+        withheld = replace(told, camera=False)
+        if self.critic_cfg == 1:
+            return (told,)
+        return (withheld,) if self.critic_cfg == 0 else (told, withheld)
 
     def residual(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor:
         real, fake = self.real(eps, state, step), self.fake(eps, step)
-        gap = (real - fake) * self.divergence_weight(real, fake, step)
+        gap = (real - fake) * self.divergence_weight(eps, state, step)
         if self.norm == "dmd":
             noisy = state["t"]
             return gap / mean_of_rows((noisy.z - noisy.estimate(real)).abs()).clamp(min=1e-8)
@@ -91,22 +118,37 @@ class VSD(Rule):
         real = self.guided(eps, state, step)
         return real + self.scheduled("path", step.index) * (eps[START] - real) if START in eps else real
 
-    def fake(self, eps: dict[Term, Tensor], step: Step) -> Tensor:
+    def fake(self, eps: dict[Term, Tensor], step: Step, at_state: str = "t") -> Tensor:
         """The critic: eps_phi(none) + s (eps_phi(camera) - eps_phi(none))."""
-        withheld = eps.get(Term(CRITIC.cond, net="critic", camera=False), eps[CRITIC])
-        return withheld + self.scheduled("critic_cfg", step.index) * (eps[CRITIC] - withheld)
+        first, *withheld = (eps[term] for term in self.critics(at_state))
+        return withheld[0] + self.scheduled("critic_cfg", step.index) * (first - withheld[0]) if withheld else first
 
-    def divergence_weight(self, real: Tensor, fake: Tensor, step: Step) -> Tensor | float:
-        """h(r) = f''(r) r^2 of the rows' density ratios r = p/q, divided by its mean over the step."""
+    def divergence_weight(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor | float:
+        """h(r) = f''(r) r^2 of the views' density ratios r = p/q in [e^-10, e^10], divided by its mean over them; 1 for a view alone."""
         if self.divergence == "reverse_kl":
             return 1.0
-        h = divergence_weight(self.divergence, self.log_ratio(real, fake, step))
+        h = divergence_weight(self.divergence, self.log_ratio(eps, state, step).clamp(-10, 10))
         return (h / h.mean())[:, None, None, None]
 
-    def log_ratio(self, real: Tensor, fake: Tensor, step: Step) -> Tensor:
-        """[B] log of p/q up to a constant, in [-10, 10]: where the prior sees less noise than the critic, it finds the view likelier."""
-        size = 0.5 * (fake.square() - real.square()).flatten(1).mean(1)
-        return (size - size.mean()).clamp(-10, 10)
+    def log_ratio(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor:
+        """[B] log of p/q at the noisy latents of the views.
+
+        likelihood: an estimate from `ratio_samples` further predictions of each network (of the critic twice as many where `critic_cfg`
+        is neither 0 nor 1), in the batched call that the step takes anyway. p is the text prediction without guidance, because a guided
+        one is no density's score; q is the critic as in `fake`, a density's score only at `critic_cfg` 0 and 1. Value and error grow
+        with the entries of a latent.
+
+        heuristic: up to a constant; where the guided prior sees less noise than the critic, it finds the view likelier.
+        """
+        if names := self.ratio_states():
+            from threedgen.guidance.likelihood import log_density_ratio
+
+            gamma, real = self.prior_weight(), [eps[Term("text", name)] for name in names]
+            # The score of the renderings, whatever weight the critic was trained away from the prior with.
+            fake = [(1 + gamma) * self.fake(eps, step, name) - gamma * p for name, p in zip(names, real, strict=True)]
+            return log_density_ratio([state[name] for name in names], real, fake, step)
+        size = 0.5 * (self.fake(eps, step).square() - self.real(eps, state, step).square()).flatten(1).mean(1)
+        return size - size.mean()
 
 
 def divergence_weight(name: str, log_ratio: Tensor) -> Tensor:

@@ -97,14 +97,15 @@ def _variants() -> list[Case]:
         *(of(name, "s = 7.5", GUIDED, cfg=7.5) for name in ("sds", "ism", "sdi", "nfsd")),
         of("vsd", "shared, s = 7.5", GUIDED, shared=True, cfg=7.5),
         of("adversarial_sd", "shared, s = 7.5", GUIDED, shared=True, cfg=7.5),
-        *(_divergence(name, exact=True) for name in ("reverse_kl", "jeffreys", "jensen_shannon", "forward_kl")),
-        *(_divergence(name, exact=False) for name in ("jensen_shannon", "forward_kl")),
+        _divergence("reverse_kl"),
+        *(_divergence("jensen_shannon", source) for source in ("exact", "likelihood")),
+        *(_divergence("forward_kl", source) for source in ("exact", "likelihood", "heuristic")),
     ]
 
 
-def _divergence(divergence: str, exact: bool) -> Case:
-    """VSD of a Gaussian generator by an f-divergence; with reverse_kl the ratio plays no part."""
-    kind = ExactRatioVSD if exact else VSD
-    rule = kind(cfg=1.0, critic_cfg=0.0, divergence=divergence, t_max=0.1)
-    label = f"vsd, {divergence}" + ("" if exact else ", heuristic")
+def _divergence(divergence: str, source: str = "") -> Case:
+    """VSD of a Gaussian generator by an f-divergence, with the density ratio of a source; with reverse_kl the ratio plays no part."""
+    settings = {"cfg": 1.0, "critic_cfg": 0.0, "divergence": divergence, "t_max": 0.1}
+    rule = VSD(**settings, ratio=source) if source in ("likelihood", "heuristic") else ExactRatioVSD(**settings)
+    label = ", ".join(filter(None, ("vsd", divergence, source)))
     return Case("vsd", label, rule, DIVERGENCES, student="generator", start="flaws")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from threedgen.guidance.core import Step
-from threedgen.guidance.noisers import levels, random_noise
+from threedgen.guidance.noisers import Noisy, levels
+from threedgen.guidance.rule import Term
 from threedgen.guidance.vsd import VSD
 from threedgen.playground.prior import PlanePrior
 from threedgen.priors.base import Conditioning
@@ -95,8 +96,12 @@ class ExactCritic(nn.Module):
 class ExactRatioVSD(VSD):
     """VSD whose f-divergence is weighted by the true density ratio p/q of the noisy points, which only closed forms know."""
 
-    def log_ratio(self, real: Tensor, fake: Tensor, step: Step) -> Tensor:
-        """[B] log p_t(z_t | text) - log q_t(z_t), in [-10, 10]; noise is keyed on the step, so the state can be made again."""
+    def ratio_states(self) -> tuple[str, ...]:
+        """None: nothing has to be estimated."""
+        return ()
+
+    def log_ratio(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor:
+        """[B] log p_t(z_t | text) - log q_t(z_t)."""
         prior, critic = cast(PlanePrior, step.teacher.prior), cast(ExactCritic, step.teacher.network("critic"))
-        z_t = random_noise(step).z_t
-        return (prior.log_density(z_t, step.t, step.text("text")) - critic.log_density(z_t, step.t)).clamp(-10, 10)
+        z_t = state["t"].z_t
+        return prior.log_density(z_t, step.t, step.text("text")) - critic.log_density(z_t, step.t)

@@ -113,6 +113,7 @@ class PlanePrior:
 
     native_resolution = latent_size = 1
     latent_channels = 2
+    capabilities: frozenset[str] = frozenset()
 
     def __init__(self, whole: Mixture, classes: dict[str, list[int]]) -> None:
         """classes: the components of `whole` that belong to a prompt."""
@@ -141,6 +142,10 @@ class PlanePrior:
     def encode(self, rgb: Tensor) -> Tensor:
         """Points [B,2,1,1] of images [B,2,1,1] in [0,1]."""
         return REACH * (2 * rgb - 1)
+
+    def encode_beside(self, rgb: Tensor) -> Tensor:
+        """The same as `encode`: points have no scale of their own."""
+        return self.encode(rgb)
 
     def decode(self, z: Tensor) -> Tensor:
         """Images of points; the inverse of `encode`."""
