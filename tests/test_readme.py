@@ -16,10 +16,16 @@ STARTS = (["python", "launch.py"], ["threedgen"], ["make"])
 
 
 def commands(text: str) -> list[list[str]]:
-    """Words of each command quoted in a block without a language that starts threedgen or make."""
-    blocks = re.findall(r"^```\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    """Words of each command that starts threedgen or make in a block without a language, but for those with a rule of the page's own."""
+    blocks = [code for language, code in re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL) if not language]
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
-    return [words for words in lines if any(words[: len(start)] == start for start in STARTS)]
+    own = re.findall(r'@register\("guidance", "(\w+)"\)', text)
+    return [words for words in lines if any(words[: len(start)] == start for start in STARTS) and not uses(words, own)]
+
+
+def uses(words: list[str], rules: list[str]) -> bool:
+    """Whether a command chooses one of the rules."""
+    return any(word.endswith(f"guidance.type={rule}") for word in words for rule in rules)
 
 
 def arguments(words: list[str]) -> list[str]:
