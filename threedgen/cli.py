@@ -67,6 +67,7 @@ def _dry_run(arguments: Arguments) -> None:
 
     loaded = load(arguments.config, arguments.overrides)
     check_output(loaded.settings.output)
+    _say_dropped(len(loaded.dropped))
     from threedgen.runs.estimate import estimate
 
     expected = estimate(loaded.settings)
@@ -84,6 +85,7 @@ def _run(arguments: Arguments, words: Sequence[str], folder: list[Path]) -> None
     loaded = load(arguments.config, arguments.overrides)
     check_output(loaded.settings.output)
     folder.append(run_folder(loaded.settings, loaded.name))
+    _say_dropped(len(loaded.dropped))
     from threedgen.runs.run import execute
 
     sources = {key: str(source) for key, source in loaded.sources.items()}
@@ -91,6 +93,13 @@ def _run(arguments: Arguments, words: Sequence[str], folder: list[Path]) -> None
     print(f"Done in {_duration(result.seconds)}.")
     for kind, path in result.files.items():  # no table: a path must not be wrapped
         print(f"  {TITLES.get(kind, kind.upper()).ljust(9)}  {path}")
+
+
+def _say_dropped(count: int) -> None:
+    if count:
+        print(
+            f"{count} settings of the config were written for another choice and are left out; --print-config lists them", file=sys.stderr
+        )
 
 
 def _report(error: Exception, folder: Sequence[Path], wanted: bool) -> str:

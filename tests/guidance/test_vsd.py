@@ -161,6 +161,16 @@ def test_a_single_particle_of_sim_is_huber_normalised_sds(c):
     assert actual.flatten(1).norm(dim=1).max() <= 1
 
 
+@pytest.mark.parametrize("norm", ["huber", "dmd"])
+def test_a_divergence_weighs_the_views_after_they_are_normalised(norm):
+    bench = with_particles()
+    settings = {"norm": norm, "ratio": "heuristic", "weight": "one", **AT}
+    plain, weighed = (bench.latent(VSD(divergence=name, **settings)) for name in ("reverse_kl", "forward_kl"))
+    ratio = weighed.flatten(1).norm(dim=1) / plain.flatten(1).norm(dim=1)
+    assert ratio.mean().item() == pytest.approx(1.0)
+    assert ratio.std() > 0.05
+
+
 def test_the_limits_of_the_huber_norm_are_a_unit_vector_and_sds():
     bench, sds = single()
     unit = bench.latent(VSD(norm="huber", huber=0.0, weight="one", **AT))

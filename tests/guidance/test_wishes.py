@@ -45,7 +45,7 @@ def test_further_channels_belong_to_one_guidance():
     with pytest.raises(UserError, match="takes 5 channels beside the noisy latent, which sds does not give: use guidance di_sds"):
         check_fit(SDS(), prior_of("concat:5"))
     with pytest.raises(UserError, match="which im3d does not give: use guidance zero123"):
-        check_fit(IM3D(), prior_of("concat:4"))
+        check_fit(IM3D(), prior_of("camera", "multiview", "concat:4"))
 
 
 def test_what_is_not_wished_for_need_not_be():

@@ -109,7 +109,7 @@ def test_a_reference_is_given_without_the_scale_of_latents(made):
     ],
 )
 def test_a_prior_says_what_it_can_be_told(made, kwargs, able):
-    assert made(**kwargs).capabilities == {"negative"} | able
+    assert made(**kwargs).capabilities == {"negative", "no camera"} | able
 
 
 def test_a_critic_is_told_what_its_prior_is(tmp_path):

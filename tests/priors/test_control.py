@@ -67,7 +67,7 @@ def test_the_branch_may_lie_elsewhere(tmp_path, folder, prior):
     bare = seeded(save_prior, tmp_path / "prior")
     control = normal(3, 3, 16, 16, key="control").sigmoid()
     apart = load_prior(str(bare), precision="float32", control=folder / "controlnet")
-    assert apart.capabilities == prior.capabilities == {"negative", "control"}
+    assert apart.capabilities == prior.capabilities == {"negative", "no camera", "control"}
     assert torch.equal(predict(apart, control), predict(prior, control))
 
 

@@ -262,8 +262,19 @@ def test_buckets_are_centred_on_the_front():
     azimuth = [0.0, 40.0, 50.0, 90.0, 180.0, 270.0, 314.0, 316.0]
     c2w = orbit_cameras(azimuth, 20.0, 2.6, 40.0, 16, 16).c2w
     assert azimuth_buckets(c2w, 8, 4, 1).tolist() == [0, 0, 1, 1, 2, 3, 3, 0]
-    assert azimuth_buckets(c2w, 8, 4, 4).tolist() == [0] * 4 + [2] * 4
     assert azimuth_buckets(None, 8, 4, 1).tolist() == azimuth_buckets(torch.zeros(8, 4, 4), 8, 4, 1).tolist() == [0] * 8
+
+
+def turned(offset: float) -> torch.Tensor:
+    """Cameras of four views a quarter of a turn apart."""
+    return orbit_cameras([offset + 90.0 * view for view in range(4)], 20.0, 2.6, 40.0, 16, 16).c2w
+
+
+def test_joint_views_are_divided_by_the_turn_of_their_ring():
+    buckets = [azimuth_buckets(turned(offset), 4, 4, 4).tolist() for offset in (0.0, 10.0, 12.0, 45.0, 70.0, 80.0, 89.0)]
+    assert buckets == [[bucket] * 4 for bucket in (0, 0, 1, 2, 3, 0, 0)]
+    drawn = {azimuth_buckets(turned(90.0 * i / 64), 4, 4, 4)[0].item() for i in range(64)}
+    assert drawn == {0, 1, 2, 3}
 
 
 def bucketed(prior, c2w: torch.Tensor) -> tuple[list[int], list[bool]]:
@@ -279,8 +290,8 @@ def test_rows_of_a_bucket_go_in_one_call(plain):
     assert bucketed(plain, ring(4)[[0, 1, 0, 2, 2, 1, 0, 0]]) == ([4, 2, 2], [True, True, True, False])
 
 
-def test_joint_views_stay_together_in_the_bucket_of_the_first(joint):
-    assert bucketed(joint, ring(4)[[1, 2, 3, 0, 2, 3, 0, 1]]) == ([4, 4], [False, True, True, False])
+def test_joint_views_stay_together_in_the_bucket_of_their_ring(joint):
+    assert bucketed(joint, torch.cat([turned(22.5), turned(45.0)])) == ([4, 4], [False, True, True, False])
     assert bucketed(joint, ring(4).repeat(2, 1, 1)) == ([8], [True, False, False, False])
 
 

@@ -141,4 +141,4 @@ def _check_together(built: Any, path: str) -> None:
     try:
         getattr(built, "check", lambda: None)()
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}" if path else str(error)) from error

@@ -166,6 +166,10 @@ class StageSettings:
     )
     steps: int = setting(1000, "optimization steps", low=1, high=10_000_000)
 
+    def check(self) -> None:
+        """The guidance fits the views of a step and the steps there are."""
+        self.guidance.check_stage(self.cameras.views, self.steps)
+
 
 @dataclass
 class ExportSettings:
@@ -247,6 +251,10 @@ class PromptSettings:
         if empty:
             raise ValueError(f"view_drop.{empty[0]} holds an empty word: write [] where nothing is left out")
 
+    def differ_by_view(self) -> bool:
+        """Whether words are left out of the prompt of some views."""
+        return self.debias != "none" or any(getattr(self.view_drop, view) for view in VIEWS)
+
 
 @dataclass
 class RunSettings:
@@ -280,3 +288,9 @@ class RunSettings:
     stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages; one in this version"})
     export: ExportSettings = field(default_factory=ExportSettings, metadata={"doc": "the asset written at the end"})
     schema_version: int = setting(SCHEMA_VERSION, "version of the config format", low=SCHEMA_VERSION, high=SCHEMA_VERSION)
+
+    def check(self) -> None:
+        """Words are left out of prompts only where prompts depend on the view."""
+        negatives = any(getattr(stage.guidance, "perp_neg", 0) != 0 for stage in self.stages.values())
+        if self.prompts.differ_by_view() and self.prompts.view_dependent == "none" and not negatives:
+            raise ValueError("prompts.debias and prompts.view_drop do nothing while prompts.view_dependent is none")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from threedgen.config.schema import setting
 from threedgen.guidance.rule import Rule, Term
 from threedgen.registry import register
+from threedgen.schedule import knots_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,12 @@ class CDS(Rule):
     cfg: Any = setting([0, 101, 51, 3000], "guidance scale; see sds", low=-100.0, high=1000.0, scheduled=True)
     grad_clip: Any = setting([0, 2.0, 8.0, 1000], "largest absolute value of an entry of the gradient", low=0.0, scheduled=True)
     interval: list[float] = setting([0.1, 0.3], "range of t - s, as a share of the schedule", low=0.0, high=1.0, length=2, ascending=True)
+
+    def check(self) -> None:
+        super().check()
+        highest = max(value for _, value in knots_of(self.t_max))
+        if self.interval[0] <= 0 or highest + self.interval[1] > 1 + 1e-9:
+            raise ValueError(f"interval {self.interval} must begin above 0, and end within the schedule above t_max ({highest})")
 
     def states(self, step: Step) -> tuple[dict[str, Noisy], dict[Term, Tensor]]:
         from dataclasses import replace

@@ -183,8 +183,8 @@ def weight(name: str, noisy: Noisy) -> Tensor:
 
 
 def clipped(gradient: Tensor, limit: float) -> Tensor:
-    """Finite entries within [-limit, limit]; limit 0 is none."""
-    gradient = torch.nan_to_num(gradient)
+    """Entries within [-limit, limit], 0 where they are not finite; limit 0 is none."""
+    gradient = torch.nan_to_num(gradient, posinf=0.0, neginf=0.0)
     return gradient.clamp(-limit, limit) if limit > 0 else gradient
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class HiFA(Rule):
     """L = c (|z - z0_hat|^2 + 0.1 |x - decode(z0_hat)|^2) / 2, z0_hat denoised in several steps, the timestep falling with a square root.
 
+    The denoising is deterministic (DDIM), where the authors' code adds noise in every step (eta 1).
     Its variance of depth along a ray is the regularizer `z_variance`.
     """
 

@@ -48,6 +48,21 @@ class IM3D(GuidanceSettings):
     empty: float = setting(0.2, "weight of the penalty on matter where a target shows plain background", low=0.0)
     rays: int = setting(3072, "random rays of the bank that a fitting step renders", unit="rays", low=16)
 
+    def wishes(self) -> frozenset[str]:
+        return frozenset({"multiview", "camera"})
+
+    def check(self) -> None:
+        super().check()
+        if self.boot and self.keep != 0:
+            raise ValueError("boot takes the place of keep: leave keep at 0")
+
+    def check_stage(self, views: int, steps: int) -> None:
+        if self.warm_up >= steps:
+            raise ValueError(f"warm_up ({self.warm_up}) must be below the {steps} steps of the stage: no round would come after it")
+        rounds = [step for step in range(self.warm_up + 1, steps) if self.asks(step)]
+        if self.boot and any(self.scheduled("t_max", step + self.fit) >= self.scheduled("t_max", step) for step in rounds):
+            raise ValueError("boot needs a t_max that falls from round to round: where it stands still, all of the rendering is kept")
+
     def asks(self, step: int) -> bool:
         """Whether a round begins at this step."""
         since = step - self.warm_up

@@ -39,6 +39,14 @@ class MVSDS(SDS):
         if self.views == "tiled" and knots_of(self.perp_neg) != [(0.0, 0.0)]:
             raise ValueError("perp_neg needs views joint: a picture of four views has no camera")
 
+    def wishes(self) -> frozenset[str]:
+        return super().wishes() | ({"multiview"} if self.views == "joint" else {"no camera"})
+
+    def check_stage(self, views: int, steps: int) -> None:
+        super().check_stage(views, steps)
+        if self.views == "tiled" and views % TILES:
+            raise ValueError(f"views tiled needs a multiple of {TILES} views a step, got cameras.views={views}")
+
     def branches(self, state: str = "t", cond: str = "text", negative: str = "negative", net: str = "prior") -> tuple[Term, ...]:
         return super().branches(state, "plain" if self.views == "tiled" and cond == "text" else cond, negative, net)
 

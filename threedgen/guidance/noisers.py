@@ -13,7 +13,8 @@ from threedgen.draws import Draws
 if TYPE_CHECKING:
     from threedgen.guidance.core import Step
 
-SIGMA_MIN = 1e-4
+# Of both levels: a schedule may end in pure noise (zero terminal SNR) or begin without any, and both are divided by.
+LEVEL_MIN = 1e-4
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def object_std(z: Tensor, views: int) -> Tensor:
 def levels(t: Tensor, z: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma [B,1,1,1] at timesteps t [B], in the number format of z."""
     abar = alphas_cumprod.to(z)[t][:, None, None, None]
-    return abar.sqrt(), (1 - abar).sqrt().clamp(min=SIGMA_MIN)
+    return abar.sqrt().clamp(min=LEVEL_MIN), (1 - abar).sqrt().clamp(min=LEVEL_MIN)
 
 
 def noisy_state(z: Tensor, t: Tensor, noise: Tensor, alphas_cumprod: Tensor, views: int) -> Noisy:

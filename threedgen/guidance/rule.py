@@ -52,9 +52,13 @@ class GuidanceSettings:
 
     def check(self) -> None:
         """ValueError where the range of timesteps is empty at some step."""
-        for step, _ in knots_of(self.t_min) + knots_of(self.t_max):
-            if at(self.t_min, int(step)) > at(self.t_max, int(step)) + 1e-9:
-                raise ValueError(f"t_min must not exceed t_max, but does at step {int(step)}")
+        for knot, _ in knots_of(self.t_min) + knots_of(self.t_max):
+            for step in (int(knot), int(knot) + 1):  # after a knot too: two of them at one step are a jump
+                if at(self.t_min, step) > at(self.t_max, step) + 1e-9:
+                    raise ValueError(f"t_min must not exceed t_max, but does at step {step}")
+
+    def check_stage(self, views: int, steps: int) -> None:
+        """ValueError where the settings do not go together with the views of a step or the steps of the stage."""
 
     def scheduled(self, name: str, step: int) -> float:
         """Value of a scheduled setting at a step."""

@@ -21,5 +21,8 @@ class VideoSDS(SDS):
 
     cfg: Any = setting(100.0, "guidance scale; see sds", low=-100.0, high=1000.0, scheduled=True)
 
+    def wishes(self) -> frozenset[str]:
+        return super().wishes() | {"no camera"}
+
     def branches(self, state: str = "t", cond: str = "text", negative: str = "negative", net: str = "prior") -> tuple[Term, ...]:
         return tuple(replace(t, camera=False) for t in super().branches(state, cond, negative, net))

@@ -70,8 +70,14 @@ class VSD(Rule):
         super().check()
         if self.path != 0 and not self.path_steps:
             raise ValueError("path needs path_steps: without them there is no score of the first renderings")
+        if self.path == 0 and self.path_steps:
+            raise ValueError("path_steps needs path: nothing looks at the score of the first renderings while its share is 0")
         if self.ratio_samples % 2:
             raise ValueError(f"ratio_samples must be even, got {self.ratio_samples}: every noise is taken with both signs")
+
+    def check_stage(self, views: int, steps: int) -> None:
+        if self.divergence != "reverse_kl" and views == 1:
+            raise ValueError("divergence weighs the views of a step against each other: with cameras.views=1 it does nothing")
 
     def prior_weight(self) -> float:
         """Weight of the critic's distance to the prior in its loss; 0 for a critic that learns the renderings alone."""
@@ -104,9 +110,11 @@ class VSD(Rule):
 
     def residual(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor:
         real, fake = self.real(eps, state, step), self.fake(eps, step)
-        gap = (real - fake) * self.divergence_weight(eps, state, step)
+        return self.normalised(real - fake, real, state["t"]) * self.divergence_weight(eps, state, step)
+
+    def normalised(self, gap: Tensor, real: Tensor, noisy: Noisy) -> Tensor:
+        """The gap of each view by the norm that is set."""
         if self.norm == "dmd":
-            noisy = state["t"]
             return gap / mean_of_rows((noisy.z - noisy.estimate(real)).abs()).clamp(min=1e-8)
         if self.norm == "huber":
             square = gap.flatten(1).square().sum(1)[:, None, None, None]

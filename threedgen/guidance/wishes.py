@@ -9,6 +9,8 @@ from threedgen.registry import name_of
 
 HOW = {
     "camera": "a prior that is told the camera, such as embedded",
+    "multiview": "a prior that answers the views of an object together, such as embedded",
+    "no camera": "a prior that also answers without a camera, such as embedded",
     "negative": "a diffusion model with cross-attention (negative_attention=0 is without)",
     "image": "a prior with an image adapter: an IP-Adapter's weights and image_encoder in its folder ip_adapter (image_scale=0 is without)",
     "guidance": "a prior that takes the guidance scale as an input, such as a latent consistency model (cfg_mode=two_branch is for others)",

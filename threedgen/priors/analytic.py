@@ -36,7 +36,7 @@ class GaussianMixturePrior:
     """
 
     latent_channels = 3
-    capabilities = frozenset({"camera", "multiview"})
+    capabilities = frozenset({"camera", "no camera", "multiview"})
 
     def __init__(
         self, means: Tensor, stds: Sequence[float], weights: Sequence[float] | None = None, device: torch.device | str = "cpu"
@@ -102,6 +102,8 @@ class ImageMixturePrior(GaussianMixturePrior):
 
     The prompt says which object; each of its images has independent Gaussian pixels of standard deviation `tau` around the known one.
     """
+
+    capabilities = frozenset({"camera", "multiview"})
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class Conditioner:
         able = {
             "negative": True,
             "camera": self.takes_camera,
+            "no camera": True,
             "multiview": joint,
             "guidance": unet.config.time_cond_proj_dim is not None,
             "control": control is not None,

@@ -138,8 +138,8 @@ class LoraCritic(nn.Module):
     def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """[B,C,h,w] noise in z_t at timesteps t [B], with gradient to the critic's parameters where gradients are on.
 
-        One UNet call, or one for each bucket that the rows fall in. Where the prior attends jointly to the views of an object, its
-        first view decides for all of them; rows without a camera are in the first bucket.
+        One UNet call, or one for each bucket that the rows fall in. Where the prior attends jointly to the views of an object, the
+        turn of their ring decides for all of them; rows without a camera are in the first bucket.
         """
         if len(self._names) == 1:
             return self._predicted(0, z_t, t, cond)
@@ -160,15 +160,18 @@ class LoraCritic(nn.Module):
 def azimuth_buckets(c2w: Tensor | None, rows: int, count: int, views: int) -> Tensor:
     """[B] bucket of each row, on the CPU: the azimuth in `count` equal parts, the first centred on the front (+x).
 
+    Views that share a bucket stand evenly around the object, so it is the turn of their ring, a `views`-th of the circle, that is
+    divided: by the azimuth itself the first view of a ring would leave all but the first buckets empty.
+
     Args:
         c2w: [B,4,4] cameras, or None; zeros are no camera.
         rows: B.
-        views: consecutive rows that share the bucket of the first of them.
+        views: consecutive rows that share a bucket.
     """
     if c2w is None:
         return torch.zeros(rows, dtype=torch.long)
     position = c2w[::views, :3, 3].detach().cpu()
-    part = torch.atan2(position[:, 1], position[:, 0]) * (count / (2 * math.pi))
+    part = torch.atan2(position[:, 1], position[:, 0]) * (views * count / (2 * math.pi))
     return (part.round().long() % count).repeat_interleave(views)
 
 

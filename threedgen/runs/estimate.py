@@ -113,7 +113,7 @@ def _fill(representation: nn.Module) -> None:
 
 
 def _sampling_seconds(objective: ReconstructionObjective, system: Distillation, stage: StageSettings) -> float:
-    """All rounds of denoising, from one round with one and one with two denoising steps."""
+    """All rounds of denoising, from rounds with one and with three denoising steps."""
     guidance = stage.guidance
     start = guidance.warm_up
     rounds = sum(guidance.asks(step) for step in range(start + 1, stage.steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -57,10 +58,10 @@ class CriticTrainer(nn.Module):
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=rule.scheduled("critic_lr", 0), fused=True)
         self.moments = Moments(self.critic)
 
-    def begin(self, step: Step) -> None:
-        """Fit the critic to the first renderings, and keep it as the start of the path."""
-        for number in range(self.rule.path_steps):
-            self.update(step, self.rule.critic_steps + number)
+    def begin(self, steps: Iterable[Step]) -> None:
+        """Fit the critic to first renderings, one update a step, and keep it as the start of the path."""
+        for step in steps:
+            self.update(step, self.rule.critic_steps)
         self.start.load_state_dict(self.critic.state_dict())
 
     def after(self, step: Step) -> Tensor:

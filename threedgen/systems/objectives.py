@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from threedgen.cameras import Cameras, OrbitSampler
 from threedgen.draws import Draws
 from threedgen.errors import UserError
-from threedgen.guidance.core import GuidanceOutput, Teacher, distill
+from threedgen.guidance.core import GuidanceOutput, Step, Teacher, distill
 from threedgen.guidance.im3d import IM3D
 from threedgen.guidance.rule import Rule
 from threedgen.guidance.vsd import VSD
@@ -60,11 +61,19 @@ class ResidualObjective(Objective):
         cameras = self.sampler.sample(draws, turn=draws.step // len(representation.scenes))
         render = representation.render(cameras, draws=draws, normals=normals)
         if self.trainer is not None and self.trainer.rule.path_steps and draws.step == 0:
-            self.trainer.begin(self.distilled(render.rgb, cameras, draws).step)
+            self.trainer.begin(self.first_renderings(representation, draws, self.trainer.rule.path_steps))
         out = self.distilled(render.rgb, cameras, draws)
         if self.trainer is not None:
             out.info["critic"] = self.trainer.after(out.step)
         return Lesson(out.loss, render, out.info)
+
+    @torch.no_grad()
+    def first_renderings(self, representation: Representation, draws: Draws, count: int) -> Iterator[Step]:
+        """The untrained scenes as the first steps will see them, in turn."""
+        for number in range(count):
+            early = Draws(draws.seed, number, draws.views, draws.device)
+            cameras = self.sampler.sample(early, turn=number // len(representation.scenes))
+            yield self.distilled(representation.render(cameras, draws=early).rgb, cameras, early).step
 
     def distilled(self, rgb: Tensor, cameras: Cameras, draws: Draws) -> GuidanceOutput:
         return distill(self.rule, self.teacher, rgb, cameras, draws, total=self.total)
