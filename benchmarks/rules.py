@@ -113,7 +113,7 @@ def write_page() -> None:
     ]
     for prompt in prompts:
         image = IMAGES / f"rules-{prompt.replace(' ', '_')}.png"
-        grid(prompt, [n for n in names if strip_of(n, prompt).exists()]).save(image, optimize=True)
+        grid(prompt, [n for n in names if strip_of(n, prompt).exists()]).quantize(128).save(image, optimize=True)
         lines += [f"## {prompt}", "", f"![{prompt} by every rule](images/{image.name})", ""]
     lines += ["## Times and what is seen", "", "| rule | steps | ms a step | " + " | ".join(f"{p}, s" for p in prompts) + " | seen |"]
     lines += ["|---|---|---|" + "---|" * len(prompts) + "---|"]
