@@ -58,7 +58,7 @@ def test_what_is_not_wished_for_need_not_be():
     ("guidance", "able", "line"),
     [
         (SDS(cfg_mode="embedded"), {"negative"}, "cfg_mode=two_branch"),
-        (IM3D(), {"concat:5"}, "use guidance di_sds"),
+        (IM3D(), {"camera", "multiview", "concat:5"}, "use guidance di_sds"),
         (SDS(image_scale=0.5), {"image"}, "guidance sds needs image: a text-to-3D run has only renderings"),
         (CSDS(), {"control"}, "guidance c_sds needs control: a text-to-3D run has only renderings"),
     ],

@@ -167,8 +167,9 @@ class StageSettings:
     steps: int = setting(1000, "optimization steps", low=1, high=10_000_000)
 
     def check(self) -> None:
-        """The guidance fits the views of a step and the steps there are."""
-        self.guidance.check_stage(self.cameras.views, self.steps)
+        """The guidance fits the views of a step and the steps there are, where it says what these must be."""
+        if hasattr(self.guidance, "check_stage"):
+            self.guidance.check_stage(self.cameras.views, self.steps)
 
 
 @dataclass
