@@ -1,6 +1,6 @@
 """How near do rules come to an object the prior knows, and does it get more than one front?
 
-    python benchmarks/compare_rules.py [--rules sds vsd ...] [--objects barrel horse] [--seeds 0 1 2] [--threads 2]
+    python benchmarks/compare_rules.py [--rules sds vsd ...] [--objects barrel horse] [--seeds 0 1 2] [--threads 2] [--results FILE]
 
 Runs quickstart.yaml with each rule's recipe on the prompt of a known object, and compares 12 views of what was made with renders of the
 object itself, at 64 pixels. Both are brought to one size and position (bounding box of the opaque pixels), and the azimuth by which the

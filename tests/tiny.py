@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DCondi
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from threedgen.draws import generator
 from threedgen.priors import folder as files
 from threedgen.priors.loading import EMBEDDED
 
@@ -18,6 +19,11 @@ MARKER = json.loads((EMBEDDED / "threedgen.json").read_text())
 TOKENS = 2279
 WIDTH = 16  # of text and image tokens
 CROSS_LAYERS = 4  # of the tiny UNet
+
+
+def normal(*shape: int, key: str = "test") -> torch.Tensor:
+    """Standard normal numbers, another draw for another key."""
+    return torch.randn(shape, generator=generator(0, 0, 0, key))
 
 
 def save_prior(

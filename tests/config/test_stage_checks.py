@@ -20,12 +20,23 @@ GUIDANCE = "stages.coarse.guidance"
         ([f"{GUIDANCE}.type=vsd", f"{GUIDANCE}.divergence=forward_kl", "stages.coarse.cameras.views=1"], "it does nothing"),
         ([f"{GUIDANCE}.type=vsd", f"{GUIDANCE}.path_steps=5"], "path_steps needs path"),
         ([f"{GUIDANCE}.t_min=0.5", f"{GUIDANCE}.t_max=[0,.9,.9,100,.1,100,.9,200]"], "t_min must not exceed t_max"),
+        ([f"{GUIDANCE}.type=csd", f"{GUIDANCE}.rescale=0.5"], "rescale plays no part in this rule"),
+        ([f"{GUIDANCE}.type=csd", f"{GUIDANCE}.cfg=20"], "cfg plays no part in this rule"),
+        ([f"{GUIDANCE}.type=csm", f"{GUIDANCE}.cfg_mode=none"], "needs cfg_mode two_branch"),
+        (["negative_prompt=blur", f"{GUIDANCE}.type=nfsd"], "negative_prompt plays no part"),
+        (["negative_prompt=blur", f"{GUIDANCE}.type=sds", f"{GUIDANCE}.perp_neg=1"], "negative_prompt plays no part"),
+        (["negative_prompt=blur", f"{GUIDANCE}.type=sds", f"{GUIDANCE}.cfg_mode=none"], "negative_prompt plays no part"),
         (["prompts.view_drop.back=[face]"], "do nothing while prompts.view_dependent is none"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(overrides, message):
     with pytest.raises(UserError, match=message):
         load("quickstart", ["prompt=x", *overrides])
+
+
+@pytest.mark.parametrize("words", [[], [f"{GUIDANCE}.type=vsd"], [f"{GUIDANCE}.type=csd", f"{GUIDANCE}.negative=-1"]])
+def test_a_negative_prompt_is_taken_where_it_plays_a_part(words):
+    assert load("quickstart", ["prompt=x", "negative_prompt=blur", *words]).settings.negative_prompt == "blur"
 
 
 def test_words_may_be_left_out_where_a_prompt_depends_on_the_view():

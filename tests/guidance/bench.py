@@ -36,6 +36,11 @@ WEIGHTS = {
 }
 
 
+def random(*shape: int, seed: int = 5) -> Tensor:
+    """Uniform float64 numbers in [0,1)."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 class MirroredDraws(Draws):
     """Draws whose normal numbers have the other sign: the mean over both is exact for what is linear in the noise."""
 

@@ -65,7 +65,7 @@ def test_gradient_goes_to_the_critic_alone_and_none_comes_from_the_particles():
     out = distill(VSD(), bench.teacher, bench.rgb, bench.cameras, bench.draws)
     out.loss.backward()
     assert critic.prediction.grad is None
-    assert bench.rgb.grad is not None
+    assert bench.rgb.grad.abs().sum() > 0
     bench.rgb.grad = None
     critic_loss(bench.teacher, out.step).backward()
     assert critic.prediction.grad.abs().max() > 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.guidance.bench import PRIORS, Bench
+from tests.guidance.bench import PRIORS, Bench, random
 from threedgen.errors import UserError
 from threedgen.guidance.c_sds import CSDS
 from threedgen.guidance.dds import DDS
@@ -14,10 +14,6 @@ from threedgen.guidance.sds import SDS
 BOTH_PRIORS = pytest.mark.parametrize("prior", PRIORS)
 AT = {"t_min": 0.4, "t_max": 0.4}
 T = 400
-
-
-def random(*shape: int, seed: int = 5) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @BOTH_PRIORS

@@ -93,7 +93,7 @@ def test_the_defaults_are_those_of_lucid_dreamer():
 
 @pytest.mark.parametrize("mode", ["embedded", "none"])
 def test_csm_needs_two_branches(mode):
-    with pytest.raises(ValueError, match="csm is a difference of predictions"):
+    with pytest.raises(ValueError, match="a difference of predictions: it needs cfg_mode two_branch"):
         CSM(cfg_mode=mode).check()
 
 

@@ -132,7 +132,7 @@ def test_neither_prior_nor_critic_nor_inputs_get_a_gradient(name, space):
     for value in bench.inputs.values():
         value.requires_grad_()
     bench.distill(replace(RULES[name](), space=space)).loss.backward()
-    assert bench.rgb.grad is not None
+    assert bench.rgb.grad.abs().sum() > 0
     assert [p.grad for p in (prior.gain, prior.colour, critic.gain, critic.colour)] == [None] * 4
     assert [key for key, value in bench.inputs.items() if value.grad is not None] == []
 

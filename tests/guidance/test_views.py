@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.guidance.bench import PRIORS, Bench
+from tests.guidance.bench import PRIORS, Bench, random
 from tests.oracles import CountingPrior, ToldGaussianPrior
 from threedgen.draws import Draws
 from threedgen.errors import UserError
 from threedgen.guidance.core import of_pictures
-from threedgen.guidance.mv_sds import MVSDS, tiled, untiled
+from threedgen.guidance.mv_sds import MVSDS, tiled
 from threedgen.guidance.video_sds import VideoSDS
 from threedgen.guidance.zero123 import Zero123, relative
 from threedgen.priors.base import Conditioning
@@ -19,11 +20,13 @@ AT = {"t_min": 0.5, "t_max": 0.5}
 T = 500
 
 
-def random(*shape: int, seed: int = 5) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 # Multi-view
+
+
+def untiled(x: Tensor) -> Tensor:
+    """The four views [B,C,H,W] of each picture [B/4,C,2H,2W]; the inverse of `tiled`."""
+    parts = x.unflatten(3, (2, -1)).unflatten(2, (2, -1))
+    return parts.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
 
 @BOTH_PRIORS

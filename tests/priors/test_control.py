@@ -4,18 +4,14 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 
-from tests.tiny import save_control, save_prior, seeded
-from threedgen.draws import generator
+from tests.tiny import normal, save_control, save_prior, seeded
 from threedgen.errors import UserError
 from threedgen.priors import folder as files
 from threedgen.priors.base import Conditioning
+from threedgen.priors.diffusion import DiffusionPrior
 from threedgen.priors.loading import load_prior
 
 T = torch.tensor([3, 500, 999])
-
-
-def normal(*shape: int, key: str = "test") -> torch.Tensor:
-    return torch.randn(shape, generator=generator(0, 0, 0, key))
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +62,14 @@ def test_control_images_are_fitted_in_size_and_channels(prior):
 def test_the_branch_may_lie_elsewhere(tmp_path, folder, prior):
     bare = seeded(save_prior, tmp_path / "prior")
     control = normal(3, 3, 16, 16, key="control").sigmoid()
-    apart = load_prior(str(bare), precision="float32", control=folder / "controlnet")
+    apart = DiffusionPrior.from_folder(bare, precision="float32", control=folder / "controlnet")
     assert apart.capabilities == prior.capabilities == {"negative", "no camera", "control"}
     assert torch.equal(predict(apart, control), predict(prior, control))
 
 
 def test_a_branch_is_told_the_camera_only_where_it_was_trained_on_it(tmp_path, folder):
     place = seeded(save_prior, tmp_path / "prior", camera=True)
-    prior = load_prior(str(place), precision="float32", control=folder / "controlnet")
+    prior = DiffusionPrior.from_folder(place, precision="float32", control=folder / "controlnet")
     assert predict(prior, torch.ones(3, 3, 16, 16)).isfinite().all()
 
 

@@ -10,19 +10,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor
 
-from tests.tiny import adapter_tensors, save_image_adapter, save_prior, seeded
-from threedgen.draws import generator
+from tests.tiny import adapter_tensors, normal, save_image_adapter, save_prior, seeded
 from threedgen.errors import UserError
 from threedgen.priors import folder as files
 from threedgen.priors.base import Conditioning
+from threedgen.priors.diffusion import DiffusionPrior
 from threedgen.priors.image_prompt import load_encoder, prepared
 from threedgen.priors.loading import load_prior
 
 T = torch.tensor([3, 500, 999])
-
-
-def normal(*shape: int, key: str = "test") -> torch.Tensor:
-    return torch.randn(shape, generator=generator(0, 0, 0, key))
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +108,10 @@ def test_the_adapter_may_lie_elsewhere(tmp_path, folder):
     shutil.copytree(folder / "ip_adapter", elsewhere)
     rgb = normal(1, 3, 28, 28).sigmoid()
     tokens = load_prior(str(folder)).encode_image(rgb)
-    assert torch.equal(load_prior(str(bare), image_adapter=elsewhere).encode_image(rgb), tokens)
-    assert torch.equal(load_prior(str(bare), image_adapter=elsewhere / "ip-adapter.safetensors").encode_image(rgb), tokens)
+    assert torch.equal(DiffusionPrior.from_folder(bare, image_adapter=elsewhere).encode_image(rgb), tokens)
+    assert torch.equal(DiffusionPrior.from_folder(bare, image_adapter=elsewhere / "ip-adapter.safetensors").encode_image(rgb), tokens)
     (elsewhere / "image_encoder").rename(bare / "image_encoder")
-    assert torch.equal(load_prior(str(bare), image_adapter=elsewhere).encode_image(rgb), tokens)
+    assert torch.equal(DiffusionPrior.from_folder(bare, image_adapter=elsewhere).encode_image(rgb), tokens)
 
 
 def test_without_an_adapter_images_are_refused(tiny_folder):

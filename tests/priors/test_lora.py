@@ -122,6 +122,8 @@ def test_initialisation_is_the_same_each_time_and_leaves_the_global_generator_al
     assert all(torch.equal(first[name], second[name]) for name in first)
     downs = {name: value for name, value in first.items() if name.endswith("down.weight")}
     assert all(value.abs().max() <= value.shape[1] ** -0.5 < 2 * value.abs().max() for value in downs.values())
+    other = load_prior(str(tiny_folder())).critic(rank=2, buckets=2, seed=1).state_dict()
+    assert not any(torch.equal(other[name], value) for name, value in downs.items())
     by_bucket = [[value for name, value in downs.items() if name.startswith(f"updates.{bucket}.")] for bucket in (0, 1)]
     assert not any(torch.equal(a, b) for a, b in zip(*by_bucket, strict=True))
 

@@ -291,7 +291,10 @@ class RunSettings:
     schema_version: int = setting(SCHEMA_VERSION, "version of the config format", low=SCHEMA_VERSION, high=SCHEMA_VERSION)
 
     def check(self) -> None:
-        """Words are left out of prompts only where prompts depend on the view."""
+        """Words are left out of prompts only where prompts depend on the view; a negative prompt is given only to who hears it."""
+        for name, stage in self.stages.items():
+            if self.negative_prompt and not getattr(stage.guidance, "hears_negative", lambda: True)():
+                raise ValueError(f"negative_prompt plays no part in the guidance of stages.{name}, as it is set: leave it empty")
         negatives = any(getattr(stage.guidance, "perp_neg", 0) != 0 for stage in self.stages.values())
         if self.prompts.differ_by_view() and self.prompts.view_dependent == "none" and not negatives:
             raise ValueError("prompts.debias and prompts.view_drop do nothing while prompts.view_dependent is none")

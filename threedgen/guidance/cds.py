@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from threedgen.config.schema import setting
-from threedgen.guidance.rule import Rule, Term
+from threedgen.guidance.rule import T_SAMPLERS, WEIGHTS, Rule, Term
 from threedgen.registry import register
 from threedgen.schedule import knots_of
 
@@ -25,10 +25,10 @@ class CDS(Rule):
     The sampled timestep is s; t lies an interval above it.
     """
 
-    weight: str = setting("one", "w(t); see sds", choices=("sigma2", "one", "alpha_sigma2", "sigma_over_alpha"))
+    weight: str = setting("one", "w(t); see sds", choices=WEIGHTS)
     t_min: Any = setting(0.1, "smallest s, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
     t_max: Any = setting(0.7, "largest s, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
-    t_sampler: str = setting("hifa", "s of a step; see sds", choices=("uniform", "hifa", "dreamtime", "linear", "log_normal"))
+    t_sampler: str = setting("hifa", "s of a step; see sds", choices=T_SAMPLERS)
     cfg: Any = setting([0, 101, 51, 3000], "guidance scale; see sds", low=-100.0, high=1000.0, scheduled=True)
     grad_clip: Any = setting([0, 2.0, 8.0, 1000], "largest absolute value of an entry of the gradient", low=0.0, scheduled=True)
     interval: list[float] = setting([0.1, 0.3], "range of t - s, as a share of the schedule", low=0.0, high=1.0, length=2, ascending=True)
@@ -40,8 +40,6 @@ class CDS(Rule):
             raise ValueError(f"interval {self.interval} must begin above 0, and end within the schedule above t_max ({highest})")
 
     def states(self, step: Step) -> tuple[dict[str, Noisy], dict[Term, Tensor]]:
-        from dataclasses import replace
-
         from threedgen.guidance.noisers import fixed_noise, moved
 
         count = len(step.alphas_cumprod)

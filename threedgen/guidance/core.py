@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from threedgen.cameras import Cameras
 from threedgen.draws import Draws
 from threedgen.errors import UserError
-from threedgen.guidance.noisers import Noisy, noisy_state
+from threedgen.guidance.noisers import Noisy, moved
 from threedgen.guidance.rule import GuidanceSettings, Rule, Term
 from threedgen.guidance.timesteps import sample_timestep
 from threedgen.priors.base import Conditioning, Critic, Prior
@@ -159,15 +159,13 @@ class Step:
         The state is taken as it is at the first timestep; after the last one the estimate of the clean latent is returned.
         """
         text, negative = Term("text"), Term("negative")
+        noise = state.noise
         for place, timestep in enumerate(timesteps):
             if place:
-                state = noisy_state(
-                    state.estimate(state.noise), torch.full_like(self.t, timestep), state.noise, self.alphas_cumprod, self.views
-                )
+                state = moved(state, noise, torch.full_like(self.t, timestep), self.alphas_cumprod)
             eps = self.predict(text, negative, t=state)
-            guided = eps[negative] + cfg * (eps[text] - eps[negative])
-            state = replace(state, noise=state.rescaled(guided, eps[text], rescale))
-        return state.estimate(state.noise)
+            noise = state.rescaled(eps[negative] + cfg * (eps[text] - eps[negative]), eps[text], rescale)
+        return state.estimate(noise)
 
 
 def weight(name: str, noisy: Noisy) -> Tensor:

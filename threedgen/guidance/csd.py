@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from threedgen.config.schema import setting
-from threedgen.guidance.rule import Rule, Term
+from threedgen.guidance.rule import WEIGHTS, Rule, Term
 from threedgen.registry import register
 
 if TYPE_CHECKING:
@@ -25,16 +25,13 @@ class CSD(Rule):
     of the view-dependent negatives are added. `cfg` plays no part.
     """
 
-    weight: str = setting("one", "w(t); see sds", choices=("sigma2", "one", "alpha_sigma2", "sigma_over_alpha"))
+    difference: ClassVar[bool] = True
+    unused: ClassVar[tuple[str, ...]] = ("cfg", "cfg_range", "rescale")
+    weight: str = setting("one", "w(t); see sds", choices=WEIGHTS)
     text: Any = setting(1.0, "coefficient of the prompt's prediction", low=-100.0, high=1000.0, scheduled=True)
     negative: Any = setting(0.0, "coefficient of the negative prompt's prediction", low=-1000.0, high=100.0, scheduled=True)
     null: Any = setting(-1.0, "coefficient of the null prompt's prediction", low=-1000.0, high=100.0, scheduled=True)
     noise: Any = setting(0.0, "coefficient of the noise", low=-100.0, high=100.0, scheduled=True)
-
-    def check(self) -> None:
-        super().check()
-        if self.cfg_mode != "two_branch":
-            raise ValueError("csd is a difference of predictions: it needs cfg_mode two_branch")
 
     def terms(self) -> tuple[Term, ...]:
         wanted = (Term("text"), Term("null")) + (() if self.negative == 0 else (Term("negative"),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from threedgen.guidance.ism import ISM
 from threedgen.guidance.rule import Term
@@ -28,10 +28,8 @@ class CSM(ISM):
     `image_scale: [3000, 0.5, 0.2, 5000]`, `perp_neg: [3000, 0.0, 1.0, 3500]`.
     """
 
+    difference: ClassVar[bool] = True
+    unused: ClassVar[tuple[str, ...]] = ("rescale",)
+
     def residual(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor:
         return self.guidance_scale(step) * self.direction(eps, step, self.branches())
-
-    def check(self) -> None:
-        super().check()
-        if self.cfg_mode != "two_branch":
-            raise ValueError("csm is a difference of predictions: it needs cfg_mode two_branch")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from threedgen.config.schema import setting
-from threedgen.guidance.rule import Rule, Term
+from threedgen.guidance.rule import WEIGHTS, Rule, Term
 from threedgen.registry import register
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class DDS(Rule):
     """G = w(t) (eps_s(z_t, t, prompt) - eps_s(z'_t, t, source prompt)), z' the latents of the unedited scene, same noise and timestep."""
 
     needs: ClassVar[tuple[str, ...]] = ("source",)
-    weight: str = setting("one", "w(t); see sds", choices=("sigma2", "one", "alpha_sigma2", "sigma_over_alpha"))
+    weight: str = setting("one", "w(t); see sds", choices=WEIGHTS)
     source_prompt: str = setting("", "what the unedited scene shows")
 
     def texts(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from threedgen.config.schema import setting
-from threedgen.guidance.rule import Rule, Term
+from threedgen.guidance.rule import T_SAMPLERS, Rule, Term
 from threedgen.registry import register
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class HiFA(Rule):
     scale: Any = setting(0.05, "factor on the loss", low=0.0, scheduled=True)
     cfg: Any = setting(100.0, "guidance scale; see sds", low=-100.0, high=1000.0, scheduled=True)
     t_min: Any = setting(0.3, "smallest timestep, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
-    t_sampler: str = setting("hifa", "timestep of a step; see sds", choices=("uniform", "hifa", "dreamtime", "linear", "log_normal"))
+    t_sampler: str = setting("hifa", "timestep of a step; see sds", choices=T_SAMPLERS)
     denoise: int = setting(4, "denoising steps of the estimate", low=1, high=1000)
 
     def residual(self, eps: dict[Term, Tensor], state: dict[str, Noisy], step: Step) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from threedgen.config.schema import setting
-from threedgen.guidance.rule import Rule, Term
+from threedgen.guidance.rule import WEIGHTS, Rule, Term
 from threedgen.registry import register
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class ISM(Rule):
     z_s comes from the clean latent by DDIM inversion with the null prompt; the prediction that moves it on to t is the one subtracted.
     """
 
-    weight: str = setting("sigma_over_alpha", "w(t); see sds", choices=("sigma2", "one", "alpha_sigma2", "sigma_over_alpha"))
+    weight: str = setting("sigma_over_alpha", "w(t); see sds", choices=WEIGHTS)
     t_max: Any = setting([0, 0.98, 0.5, 1500], "largest timestep, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
     scale: Any = setting(0.1, "factor on the loss", low=0.0, scheduled=True)
     delta: Any = setting([0, 100, 80, 1500], "interval between the two timesteps", unit="timesteps", low=1, high=1000, scheduled=True)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from threedgen.config.schema import setting
 from threedgen.errors import UserError
-from threedgen.guidance.rule import Term
+from threedgen.guidance.rule import WEIGHTS, Term
 from threedgen.guidance.sds import SDS
 from threedgen.registry import register
-from threedgen.schedule import knots_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,14 +28,14 @@ class MVSDS(SDS):
     Tiles work with any text-to-image network; camera and view words are withheld, for no picture of four views has one.
     """
 
-    weight: str = setting("sigma_over_alpha", "w(t); see sds", choices=("sigma2", "one", "alpha_sigma2", "sigma_over_alpha"))
+    weight: str = setting("sigma_over_alpha", "w(t); see sds", choices=WEIGHTS)
     cfg: Any = setting(50.0, "guidance scale; see sds", low=-100.0, high=1000.0, scheduled=True)
     rescale: Any = setting(0.5, "share of the CFG standard-deviation rescale", low=0.0, high=1.0, scheduled=True)
     views: str = setting("joint", "how the network sees several views", choices=("joint", "tiled"))
 
     def check(self) -> None:
         super().check()
-        if self.views == "tiled" and knots_of(self.perp_neg) != [(0.0, 0.0)]:
+        if self.views == "tiled" and self.uses("perp_neg"):
             raise ValueError("perp_neg needs views joint: a picture of four views has no camera")
 
     def wishes(self) -> frozenset[str]:
@@ -63,9 +62,3 @@ def tiled(x: Tensor) -> Tensor:
         raise UserError(f"tiles of 2 x 2 views need a multiple of {TILES} views a step, got {len(x)}: set cameras.views")
     groups = x.unflatten(0, (-1, 2, 2))
     return groups.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-
-
-def untiled(x: Tensor) -> Tensor:
-    """The four views [B,C,H,W] of each picture [B/4,C,2H,2W]; the inverse of `tiled`."""
-    parts = x.unflatten(3, (2, -1)).unflatten(2, (2, -1))
-    return parts.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from threedgen.config.schema import setting
 from threedgen.guidance.rule import Rule, Term
@@ -27,6 +27,8 @@ class NFSD(Rule):
     The noise part of the null prediction is left out: at little noise it is small, above it cancels against that of the prompt of flaws.
     """
 
+    difference: ClassVar[bool] = True
+    unused: ClassVar[tuple[str, ...]] = ("rescale",)
     switch: Any = setting(0.2, "share of the schedule below which delta_D is the null prediction", low=0.0, high=1.0, scheduled=True)
     flaws: str = setting(FLAWS, "prompt of what no image should be")
 
@@ -41,8 +43,3 @@ class NFSD(Rule):
         above = step.t >= self.scheduled("switch", step.index) * len(step.alphas_cumprod)
         domain = null - above[:, None, None, None].to(null) * eps[Term("flaws")]
         return domain + self.guidance_scale(step) * self.direction(eps, step, self.branches("t", "text", "null"))
-
-    def check(self) -> None:
-        super().check()
-        if self.cfg_mode != "two_branch":
-            raise ValueError("nfsd is a difference of predictions: it needs cfg_mode two_branch")

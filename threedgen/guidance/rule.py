@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from threedgen.guidance.core import Step
     from threedgen.guidance.noisers import Noisy
 
+WEIGHTS = ("sigma2", "one", "alpha_sigma2", "sigma_over_alpha")
+T_SAMPLERS = ("uniform", "hifa", "dreamtime", "linear", "log_normal")
+
 
 @dataclass(frozen=True)
 class Term:
@@ -80,6 +83,10 @@ class GuidanceSettings:
         """Whether a scheduled setting is other than 0 at some step."""
         return any(value != 0 for _, value in knots_of(getattr(self, name)))
 
+    def hears_negative(self) -> bool:
+        """Whether the run's negative prompt plays a part."""
+        return True
+
     def wishes(self) -> frozenset[str]:
         """What the prior must be able to be told, in the words of `Prior.capabilities`."""
         return frozenset()
@@ -96,7 +103,7 @@ class Rule(GuidanceSettings):
     weight: str = setting(
         "sigma2",
         "w(t): sigma^2, 1, alpha sigma^2, or sigma/alpha (the reconstruction form)",
-        choices=("sigma2", "one", "alpha_sigma2", "sigma_over_alpha"),
+        choices=WEIGHTS,
     )
     space: str = setting(
         "latent",
@@ -116,7 +123,7 @@ class Rule(GuidanceSettings):
         "uniform",
         "timestep of a step in [t_min, t_max]: drawn uniformly; falling with the square root of the progress (HiFA), by DreamTime's "
         "weights, or in a line; or drawn log-normal (iCT)",
-        choices=("uniform", "hifa", "dreamtime", "linear", "log_normal"),
+        choices=T_SAMPLERS,
     )
     crop: Any = setting(1.0, "smallest share of the side of a random crop; 1 is none", low=0.1, high=1.0, scheduled=True)
     cfg_mode: str = setting(
@@ -142,6 +149,8 @@ class Rule(GuidanceSettings):
     needs: ClassVar[tuple[str, ...]] = ()  # inputs beyond the rendered views, by name
     prompted: ClassVar[tuple[str, ...]] = ("text", "plain")  # what sees an image prompt, and in the prior is pushed from the negative one
     critic: ClassVar[bool] = False  # whether a critic is trained along
+    difference: ClassVar[bool] = False  # whether the rule is a difference of predictions, which takes two branches
+    unused: ClassVar[tuple[str, ...]] = ()  # settings of every rule that play no part in this one
 
     def check(self) -> None:
         super().check()
@@ -149,6 +158,11 @@ class Rule(GuidanceSettings):
             raise ValueError(f"cfg_range must be [] or [lowest, highest], got {self.cfg_range}")
         if self.cfg_mode != "two_branch" and self.uses("perp_neg"):
             raise ValueError("perp_neg needs cfg_mode two_branch: a single prediction has no negative one (use negative_attention)")
+        if self.difference and self.cfg_mode != "two_branch":
+            raise ValueError("this rule is a difference of predictions: it needs cfg_mode two_branch")
+        for name in self.unused:
+            if getattr(self, name) != getattr(type(self)(), name):
+                raise ValueError(f"{name} plays no part in this rule: leave it out")
         if self.needs and self.crop != 1:
             raise ValueError(f"crop must be 1: it would cut the rendered views, but not their {', '.join(self.needs)}")
 
@@ -182,6 +196,9 @@ class Rule(GuidanceSettings):
             tokens = step.input("image").to(step.z).expand(step.views, -1, -1)
             given |= {"image": tokens if seen else tokens * 0, "image_scale": step.filled(share)}
         return given
+
+    def hears_negative(self) -> bool:
+        return self.uses("negative_attention") or any(term.cond == "negative" for term in self.terms())
 
     def wishes(self) -> frozenset[str]:
         asked = {

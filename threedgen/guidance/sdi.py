@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from threedgen.config.schema import setting
+from threedgen.guidance.rule import T_SAMPLERS, WEIGHTS
 from threedgen.guidance.sds import SDS
 from threedgen.registry import register
 
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 class SDI(SDS):
     """G = z - z0_hat(eps_s), z_t made by DDIM inversion guided against the prompt; the noise is kappa = (z_t - alpha z) / sigma."""
 
-    weight: str = setting("sigma_over_alpha", "w(t); see sds", choices=("sigma2", "one", "alpha_sigma2", "sigma_over_alpha"))
+    weight: str = setting("sigma_over_alpha", "w(t); see sds", choices=WEIGHTS)
     t_min: Any = setting(0.25, "smallest timestep, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
-    t_sampler: str = setting("linear", "timestep of a step; see sds", choices=("uniform", "hifa", "dreamtime", "linear", "log_normal"))
+    t_sampler: str = setting("linear", "timestep of a step; see sds", choices=T_SAMPLERS)
     inversion_cfg: float = setting(-7.5, "guidance scale of the inversion", low=-100.0, high=100.0)
     moves: int = setting(10, "moves of the inversion over the whole schedule", low=1, high=1000)
     eta: float = setting(0.3, "share of fresh noise in the inverted state", low=0.0, high=1.0)

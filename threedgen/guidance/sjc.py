@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from threedgen.config.schema import setting
-from threedgen.guidance.rule import Rule, Term
+from threedgen.guidance.rule import WEIGHTS, Rule, Term
 from threedgen.registry import register
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class SJC(Rule):
     Without variance reduction the score is taken at the noisy point, -(D - y_s) / s; the two differ by the noise alone.
     """
 
-    weight: str = setting("one", "w(t); see sds", choices=("sigma2", "one", "alpha_sigma2", "sigma_over_alpha"))
+    weight: str = setting("one", "w(t); see sds", choices=WEIGHTS)
     t_min: Any = setting(0.01, "smallest timestep, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
     t_max: Any = setting(0.97, "largest timestep, as a share of the schedule", low=0.0, high=1.0, scheduled=True)
     variance_reduction: bool = setting(True, "whether the score is taken against the clean latent, which cancels the noise")

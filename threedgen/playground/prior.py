@@ -151,7 +151,7 @@ class PlanePrior:
         """Images of points; the inverse of `encode`."""
         return 0.5 * z / REACH + 0.5
 
-    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1) -> nn.Module:
+    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1, seed: int = 0) -> nn.Module:
         """UserError: the critics of the plane are closed forms (`ExactCritic`)."""
         raise UserError("the prior of the plane trains no critic")
 

@@ -80,7 +80,7 @@ class GaussianMixturePrior:
         """[K,B,3,R,R] (or B = 1) means of the components for the rows of a batch."""
         return self.means[:, None]
 
-    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1) -> nn.Module:
+    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1, seed: int = 0) -> nn.Module:
         """A closed form has no weights that a critic could share: UserError."""
         raise UserError("a closed-form prior cannot train a critic: use prior=embedded or a model folder, or a guidance without one")
 

@@ -105,12 +105,13 @@ class Prior(Protocol):
         """Noise in z_t at integer timesteps t [B]; one batched call, no gradient."""
         ...
 
-    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1) -> nn.Module:
+    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1, seed: int = 0) -> nn.Module:
         """A `Critic` that shares this prior's weights (LoRA) and predicts what the prior does until it is trained.
 
         Args:
             rank: of the low-rank updates of all attention projections.
             checkpointing: recompute activations in the backward pass: less memory, a third more time.
             buckets: how many separate sets of updates; a row uses the one of its camera's azimuth.
+            seed: of its first factors.
         """
         ...

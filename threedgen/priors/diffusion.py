@@ -182,11 +182,11 @@ class DiffusionPrior:
         alpha_bar = self.alphas_cumprod[t].to(z_t.dtype)[:, None, None, None]
         return to_noise(output, z_t, alpha_bar, self.prediction_type)
 
-    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1) -> LoraCritic:
+    def critic(self, rank: int, checkpointing: bool = False, buckets: int = 1, seed: int = 0) -> LoraCritic:
         """A critic on this prior's UNet; several may live on it, and the prior's own predictions stay what they are."""
         if self._updates is None:
             self._updates = Updates(self.unet)
-        return LoraCritic(self, self._updates, rank, checkpointing, buckets)
+        return LoraCritic(self, self._updates, rank, checkpointing, buckets, seed)
 
 
 def _present(folder: Path) -> Path | None:

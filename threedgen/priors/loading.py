@@ -45,21 +45,13 @@ def _cached_snapshot(name: str, alias: Alias) -> Path:
     raise UserError(f"prior '{name}' is not on this machine: run `hf download {alias.repositories[0]}` once, or give a local folder")
 
 
-def load_prior(
-    name: str,
-    device: torch.device | str = "cpu",
-    precision: str = "auto",
-    *,
-    control: Path | None = None,
-    image_adapter: Path | None = None,
-) -> DiffusionPrior:
+def load_prior(name: str, device: torch.device | str = "cpu", precision: str = "auto") -> DiffusionPrior:
     """The frozen prior a config names: "embedded", an alias, or a folder in diffusers format.
 
     Args:
         name: see `folder_of`.
         device: where it computes.
         precision: "auto", "float32", "bfloat16" or "float16" (threedgen.priors.precision).
-        control, image_adapter: where they lie, if not in the folder itself; see `DiffusionPrior`.
 
     Raises:
         UserError: one line that names what is unknown, missing, damaged or not supported.
@@ -68,4 +60,4 @@ def load_prior(
 
     from threedgen.priors.diffusion import DiffusionPrior
 
-    return DiffusionPrior.from_folder(folder, device, precision, control=control, image_adapter=image_adapter)
+    return DiffusionPrior.from_folder(folder, device, precision)

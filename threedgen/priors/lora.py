@@ -45,12 +45,12 @@ class Updates:
         self._recomputed: set[str] = set()
         self._active: str | None = None
 
-    def add(self, rank: int, purpose: str, recompute: bool = False) -> tuple[str, nn.ModuleDict]:
+    def add(self, rank: int, purpose: str, recompute: bool = False, seed: int = 0) -> tuple[str, nn.ModuleDict]:
         """A new set, off and without effect: its name, and its two factors by layer.
 
         Args:
             rank: of the updates.
-            purpose: key of the draws of the first factor, uniform in +-1/sqrt(inputs); the second is zero.
+            purpose, seed: keys of the draws of the first factor, uniform in +-1/sqrt(inputs); the second is zero.
             recompute: whether activations are recomputed in the backward pass of calls with this set.
         """
         name = f"updates_{len(self._names)}"
@@ -65,7 +65,7 @@ class Updates:
         if recompute:
             self._recomputed.add(name)
             self.unet.enable_gradient_checkpointing(self._maybe_recomputed)
-        factors = {path.replace(".", "_"): materialised(layer, name, f"{purpose} {path}") for path, layer in self.layers.items()}
+        factors = {path.replace(".", "_"): materialised(layer, name, f"{purpose} {path}", seed) for path, layer in self.layers.items()}
         return name, nn.ModuleDict(factors)
 
     @contextmanager
@@ -101,9 +101,9 @@ class Updates:
 class CameraEmbedding(nn.Module):
     """What the critic adds to the time embedding for the camera of a row: a perceptron of 16 numbers, at first nothing."""
 
-    def __init__(self, width: int, device: torch.device) -> None:
+    def __init__(self, width: int, device: torch.device, seed: int) -> None:
         super().__init__()
-        self.hidden = linear(drawn((width, CAMERA_NUMBERS), "critic camera", device), torch.zeros(width, device=device))
+        self.hidden = linear(drawn((width, CAMERA_NUMBERS), "critic camera", seed, device), torch.zeros(width, device=device))
         self.out = linear(torch.zeros(width, width, device=device), torch.zeros(width, device=device))
 
     def forward(self, numbers: Tensor) -> Tensor:
@@ -117,19 +117,21 @@ class LoraCritic(nn.Module):
     A UNet that is told the camera sees the sum of its own embedding and the critic's; one that is not is told by the critic alone.
     """
 
-    def __init__(self, prior: DiffusionPrior, updates: Updates, rank: int, checkpointing: bool = False, buckets: int = 1) -> None:
+    def __init__(
+        self, prior: DiffusionPrior, updates: Updates, rank: int, checkpointing: bool = False, buckets: int = 1, seed: int = 0
+    ) -> None:
         """
         Args:
             prior: shares its weights.
             updates: of the prior's UNet, to which the critic adds its own.
-            rank, checkpointing, buckets: see `Prior.critic`.
+            rank, checkpointing, buckets, seed: see `Prior.critic`.
         """
         super().__init__()
         self._prior, self._updates = prior, updates
-        made = [updates.add(rank, f"critic {bucket}", checkpointing) for bucket in range(buckets)]
+        made = [updates.add(rank, f"critic {bucket}", checkpointing, seed) for bucket in range(buckets)]
         self._names = [name for name, _ in made]
         self.updates = nn.ModuleList(factors for _, factors in made)
-        self.camera = CameraEmbedding(prior.unet.time_embedding.linear_2.out_features, prior.device)
+        self.camera = CameraEmbedding(prior.unet.time_embedding.linear_2.out_features, prior.device, seed)
         self._scale = FLOAT16_SCALE if prior.precision.unet == torch.float16 else 1.0
         if self._scale != 1:
             for parameter in self.parameters():
@@ -200,18 +202,18 @@ def flags_kept(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def materialised(layer: LoraLayer, name: str, purpose: str) -> nn.ModuleDict:
+def materialised(layer: LoraLayer, name: str, purpose: str, seed: int) -> nn.ModuleDict:
     """The two factors of a set in a layer, with trainable float32 weights on the layer's device."""
     base: Any = layer.get_base_layer()
     down, up = layer.lora_A[name], layer.lora_B[name]
-    down.weight = nn.Parameter(drawn((layer.r[name], base.in_features), purpose, base.weight.device))
+    down.weight = nn.Parameter(drawn((layer.r[name], base.in_features), purpose, seed, base.weight.device))
     up.weight = nn.Parameter(torch.zeros(base.out_features, layer.r[name], device=base.weight.device))
     return nn.ModuleDict({"down": down, "up": up})
 
 
-def drawn(shape: tuple[int, int], purpose: str, device: torch.device) -> Tensor:
-    """[outputs, inputs] uniform in +-1/sqrt(inputs), the same in every run."""
-    uniform = torch.rand(shape, generator=generator(0, 0, -1, purpose))
+def drawn(shape: tuple[int, int], purpose: str, seed: int, device: torch.device) -> Tensor:
+    """[outputs, inputs] uniform in +-1/sqrt(inputs), keyed on the seed and the purpose."""
+    uniform = torch.rand(shape, generator=generator(seed, 0, -1, purpose))
     return ((2 * uniform - 1) / math.sqrt(shape[1])).to(device)
 
 

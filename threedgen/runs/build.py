@@ -68,7 +68,7 @@ def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Tea
     if settings.prior == "analytic":
         further = dict.fromkeys(further, "")  # it knows the names of its objects alone: to it, a rule's own words say nothing
     prompts = PromptBank(prior, settings.prompt, settings.negative_prompt, cache, further, settings.prompts)
-    if any(isinstance(guidance, Rule) and guidance.perp_neg != 0 for guidance in guidances):
+    if any(isinstance(guidance, Rule) and guidance.uses("perp_neg") for guidance in guidances):
         prompts.encode(*PERP_NEG)
     return Teacher(prior, prompts)
 

@@ -82,8 +82,8 @@ def _stage_seconds(system: Distillation, optimizer: torch.optim.Optimizer) -> di
     one = _median_seconds(lambda i: step(i + 1), TRIALS)
     scene = system.representation.scenes[0]
     upkeep = _median_seconds(lambda i: scene.after_step(15, system.draws(i)), 1) / 16
-    fitted = stage.steps - getattr(stage.guidance, "warm_up", 0)
-    parts["optimization"] = max(fitted, 0) * (one + upkeep)
+    warm_up = stage.guidance.warm_up if isinstance(objective, ReconstructionObjective) else 0
+    parts["optimization"] = (stage.steps - warm_up) * (one + upkeep)
     scene.albedo(torch.zeros(BAKED_POINTS, 3, device=system.device))
     return parts
 

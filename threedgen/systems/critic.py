@@ -46,13 +46,13 @@ class CriticTrainer(nn.Module):
         start: the critic as it was fitted to the first renderings, where the rule wants the way from there (DisBack).
     """
 
-    def __init__(self, rule: VSD, teacher: Teacher) -> None:
+    def __init__(self, rule: VSD, teacher: Teacher, seed: int = 0) -> None:
         super().__init__()
         self.rule = rule
-        self.critic = teacher.prior.critic(rule.rank, rule.checkpointing, rule.buckets)
+        self.critic = teacher.prior.critic(rule.rank, rule.checkpointing, rule.buckets, seed)
         networks = {"critic": self.critic}
         if rule.path_steps:
-            self.start = teacher.prior.critic(rule.rank, False, rule.buckets).requires_grad_(False)
+            self.start = teacher.prior.critic(rule.rank, False, rule.buckets, seed).requires_grad_(False)
             networks["start"] = self.start
         self.teacher = replace(teacher, trained=networks)
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=rule.scheduled("critic_lr", 0), fused=True)

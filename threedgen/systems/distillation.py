@@ -26,7 +26,7 @@ class Distillation(pl.LightningModule):
         super().__init__()
         self.settings, self.representation, self.seed = settings, representation, seed
         self.sampler = OrbitSampler(settings.cameras)
-        self.objective = objective_of(settings.guidance, self.sampler, teacher, settings.steps)
+        self.objective = objective_of(settings.guidance, self.sampler, teacher, settings.steps, seed)
 
     def draws(self, step: int) -> Draws:
         """The draws of a step, for all of its views."""

@@ -48,13 +48,13 @@ class Objective(nn.Module):
 class ResidualObjective(Objective):
     """Renders the views of the step and asks the rule for its gradient."""
 
-    def __init__(self, rule: Rule, sampler: OrbitSampler, teacher: Teacher, total: int) -> None:
+    def __init__(self, rule: Rule, sampler: OrbitSampler, teacher: Teacher, total: int, seed: int = 0) -> None:
         super().__init__()
         check_fit(rule, teacher.prior)
         if needs := (*rule.needs, *(["image"] if "image" in rule.wishes() else [])):
             raise UserError(f"guidance {name_of(rule)} needs {', '.join(needs)}: a text-to-3D run has only renderings")
         self.rule, self.sampler, self.total = rule, sampler, total
-        self.trainer = CriticTrainer(rule, teacher) if isinstance(rule, VSD) else None
+        self.trainer = CriticTrainer(rule, teacher, seed) if isinstance(rule, VSD) else None
         self.teacher = teacher if self.trainer is None else self.trainer.teacher
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
@@ -168,8 +168,8 @@ class ReconstructionObjective(Objective):
         return Lesson(loss, render, {"round": self.bank.rounds.float()})
 
 
-def objective_of(guidance: Rule | IM3D, sampler: OrbitSampler, teacher: Teacher, total: int) -> Objective:
+def objective_of(guidance: Rule | IM3D, sampler: OrbitSampler, teacher: Teacher, total: int, seed: int = 0) -> Objective:
     """The objective a guidance asks for: residual rules give gradients, the others target images."""
     if isinstance(guidance, Rule):
-        return ResidualObjective(guidance, sampler, teacher, total)
+        return ResidualObjective(guidance, sampler, teacher, total, seed)
     return ReconstructionObjective(guidance, sampler, teacher)
