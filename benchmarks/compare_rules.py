@@ -1,9 +1,10 @@
 """How near do rules come to an object the prior knows, and does it get more than one front?
 
-    python benchmarks/compare_rules.py [--rules sds vsd ...] [--objects barrel horse] [--seeds 0 1 2] [--threads 2] [--results FILE]
+    python benchmarks/compare_rules.py [--ways sds vsd ...] [--objects barrel horse] [--seeds 0 1 2] [--jobs 2]
 
 Runs quickstart.yaml with each rule's recipe on the prompt of a known object, and compares 12 views of what was made with renders of the
-object itself, at 64 pixels. Both are brought to one size and position (bounding box of the opaque pixels), and the azimuth by which the
+object itself, at 64 pixels. The recipes give each rule about the same time, not the same number of steps. Jobs run beside each other, one
+thread each. Both are brought to one size and position (bounding box of the opaque pixels), and the azimuth by which the
 result is turned is the one that fits all views best.
 
 - distance: root mean square difference of colour over the views, at the common azimuth.
@@ -13,13 +14,14 @@ result is turned is the one that fits all views best.
 - agreement: how far the azimuths at which single views fit best agree on one turn of the object: 1 they all do, 0 not at all. Fronts and
   agreement say nothing of a solid of revolution.
 
-Writes benchmarks/results/compare_rules.json after every run, and prints means over the seeds.
+Writes benchmarks/results/compare_rules.json after every run, the views to outputs/compare/, and prints means over the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -27,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,10 +49,22 @@ OBJECTS = {
     "barrel": (ROOT / "assets" / "meshes" / "barrel.glb", "a wooden barrel"),
     "horse": (ROOT / "benchmarks" / "objects" / "horse.glb", "a brown horse"),
 }
-RULES = ("sds", "vsd", "esd", "csm", "ism", "reconstruction", "im3d")
+RULE = "stages.coarse.guidance"
+# "sds" is the published form; the recipe of sds is its reconstruction form in pixel space
+WAYS = {
+    "sds": [f"{RULE}.type=sds", f"{RULE}.space=latent", f"{RULE}.weight=sigma2"],
+    "sds, pixel": [f"{RULE}.type=sds"],
+    "reconstruction, latent": [f"{RULE}.type=reconstruction", f"{RULE}.space=latent"],
+    "reconstruction, pixel": [f"{RULE}.type=reconstruction"],
+    "vsd": [f"{RULE}.type=vsd"],
+    "esd": [f"{RULE}.type=esd"],
+    "csm": [f"{RULE}.type=csm"],
+    "ism": [f"{RULE}.type=ism"],
+    "im3d": [],
+}
 VIEWS, SIZE, ELEVATION = 12, 64, 15.0
 RESULTS = ROOT / "benchmarks" / "results" / "compare_rules.json"
-STAGE = "stages.coarse"
+PICTURES = ROOT / "outputs" / "compare"
 SMALL = ["export.resolution=48", "export.faces=1000", "export.texture=64", "export.turntable_frames=0"]
 
 
@@ -57,7 +72,7 @@ SMALL = ["export.resolution=48", "export.faces=1000", "export.texture=64", "expo
 class Compared:
     """One run against the object it was asked for."""
 
-    rule: str
+    way: str
     object: str
     seed: int
     distance: float
@@ -101,11 +116,15 @@ def compare(made: Tensor, truth: Tensor) -> tuple[float, float, float, float]:
     return float(turns.min().sqrt()), float((a & b).sum() / (a | b).sum().clamp(min=1)), float(front.float().mean()), float(agreement)
 
 
-def run(rule: str, name: str, seed: int, threads: int, output: Path) -> Compared:
-    """Make the object with a rule and compare it."""
+def run(way: str, name: str, seed: int) -> Compared:
+    """Make the object in a way and compare it."""
+    with tempfile.TemporaryDirectory() as output:
+        return made_and_compared(way, name, seed, output)
+
+
+def made_and_compared(way: str, name: str, seed: int, output: str) -> Compared:
     file, prompt = OBJECTS[name]
-    words = [f"prompt={prompt}", f"seed={seed}", f"output={output}", f"threads={threads}", *SMALL]
-    words += [] if rule == "im3d" else [f"{STAGE}.guidance.type={rule}"]
+    words = [f"prompt={prompt}", f"seed={seed}", f"output={output}", "threads=1", *SMALL, *WAYS[way]]
     settings = load("quickstart", words).settings
     started = time.monotonic()
     folder = execute(settings, "compare").folder
@@ -117,46 +136,60 @@ def run(rule: str, name: str, seed: int, threads: int, output: Path) -> Compared
     with torch.no_grad():
         made = framed(field.render(cameras))
     truth = framed(render_mesh(load_mesh(file, fit_radius=0.85), cameras, supersample=2))
-    return Compared(rule, name, seed, *(round(v, 4) for v in compare(made, truth)), seconds=round(seconds, 1))
+    picture(made, PICTURES / f"{name}-{way.replace(', ', '_')}-{seed}.png")
+    picture(truth, PICTURES / f"{name}.png")
+    return Compared(way, name, seed, *(round(v, 4) for v in compare(made, truth)), seconds=round(seconds, 1))
+
+
+def picture(views: Tensor, path: Path) -> None:
+    """The views in a row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = views[:, :3].permute(2, 0, 3, 1).flatten(1, 2)
+    Image.fromarray((row.clamp(0, 1) * 255).round().byte().numpy()).save(path)
 
 
 def store(result: Compared) -> list[dict]:
     """Put a result in place of an older one of the same run; all results."""
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    key = (result.rule, result.object, result.seed)
-    rows = [row for row in rows if (row["rule"], row["object"], row["seed"]) != key] + [asdict(result)]
-    rows.sort(key=lambda row: (row["object"], row["rule"], row["seed"]))
+    key = (result.way, result.object, result.seed)
+    rows = [row for row in rows if (row["way"], row["object"], row["seed"]) != key] + [asdict(result)]
+    rows.sort(key=lambda row: (row["object"], list(WAYS).index(row["way"]), row["seed"]))
     RESULTS.write_text(json.dumps({"processor": processor_name(), "rows": rows}, indent=1) + "\n")
     return rows
 
 
 def show(rows: list[dict]) -> None:
     """Means over the seeds, with the spread of the distance."""
-    print(f"{'object':8} {'rule':16} {'seeds':>5} {'distance':>16} {'iou':>6} {'fronts':>7} {'agreement':>10} {'seconds':>8}")
-    for name, rule in dict.fromkeys((row["object"], row["rule"]) for row in rows):
-        group = [row for row in rows if (row["object"], row["rule"]) == (name, rule)]
+    print(f"{'object':8} {'way':22} {'seeds':>5} {'distance':>16} {'iou':>6} {'fronts':>7} {'agreement':>10} {'seconds':>8}")
+    for name, way in dict.fromkeys((row["object"], row["way"]) for row in rows):
+        group = [row for row in rows if (row["object"], row["way"]) == (name, way)]
         value = {k: torch.tensor([float(row[k]) for row in group]) for k in ("distance", "iou", "fronts", "agreement", "seconds")}
         spread = float(value["distance"].std()) if len(group) > 1 else 0.0
         means = {k: float(v.mean()) for k, v in value.items()}
         print(
-            f"{name:8} {rule:16} {len(group):5d} {means['distance']:9.3f} ± {spread:.3f} {means['iou']:6.2f} "
+            f"{name:8} {way:22} {len(group):5d} {means['distance']:9.3f} ± {spread:.3f} {means['iou']:6.2f} "
             f"{means['fronts']:7.2f} {means['agreement']:10.2f} {means['seconds']:8.0f}"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rules", nargs="+", default=list(RULES))
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--objects", nargs="+", default=list(OBJECTS), choices=list(OBJECTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="runs beside each other, one thread each")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as output:
-        for name in arguments.objects:
-            for seed in arguments.seeds:
-                for rule in arguments.rules:
-                    rows = store(run(rule, name, seed, arguments.threads, Path(output)))
+    todo = [(way, name, seed) for seed in arguments.seeds for name in arguments.objects for way in arguments.ways]
+    rows: list[dict] = []
+    # a fresh process a run: nothing of one run is left for the next
+    with multiprocessing.get_context("spawn").Pool(arguments.jobs, maxtasksperchild=1) as pool:
+        for result in pool.imap_unordered(run_one, todo):
+            rows = store(result)
     show(rows)
+
+
+def run_one(task: tuple[str, str, int]) -> Compared:
+    return run(*task)
 
 
 if __name__ == "__main__":

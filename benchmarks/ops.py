@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from threedgen.cameras import orbit_cameras
-from threedgen.ops import HashGridSpec, backend, composite, cpu_isa, hash_grid, march_rays
+from threedgen.ops import HashGridSpec, backend, composite, cpu_isa, hash_grid, march_rays, splat
 from threedgen.ops.composite import composite_reference
 from threedgen.ops.hash_grid import hash_grid_reference
 from threedgen.ops.ray_march import march_rays_reference
+from threedgen.ops.splat import TILE, box_extent, splat_bins_reference, splat_reference
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -102,6 +103,30 @@ def composite_row(device: torch.device) -> Row:
     return compare("composite", size, lambda: run(composite), lambda: run(composite_reference), device)
 
 
+def splat_row(count: int, views: int, side: int, deviation: float, device: torch.device) -> Row:
+    """A random cloud with random axes; the twin includes its own lists of tiles."""
+    axes = torch.randn(views, count, 2, 2, device=device) * deviation * 0.7
+    precision = torch.linalg.inv(axes @ axes.mT + 0.3 * torch.eye(2, device=device))
+    conic = torch.stack([precision[..., 0, 0], precision[..., 0, 1], precision[..., 1, 1]], -1)
+    mean = torch.rand(views, count, 2, device=device) * side
+    opacity, features = 0.05 + 0.95 * torch.rand(views, count, device=device), torch.rand(views, count, 4, device=device)
+    values = [value.requires_grad_() for value in (mean, conic, opacity, features)]
+    depth, extent = torch.rand(views, count, device=device) + 1, box_extent(conic.detach(), opacity.detach())
+    bins = splat_bins_reference(mean.detach(), extent, depth, side, side, TILE)
+
+    def kernel() -> None:
+        out, transmittance = splat(*values, depth, side, side)
+        torch.autograd.grad(out.sum() + transmittance.sum(), values)
+
+    def twin() -> None:
+        lists = splat_bins_reference(mean.detach(), extent, depth, side, side, TILE)
+        out, transmittance, _ = splat_reference(*values, extent, *lists, side, side, TILE)
+        torch.autograd.grad(out.sum() + transmittance.sum(), values)
+
+    size = f"{count // 1000}k, {views} x {side}^2, {len(bins[0]) / 1000:.1f}k tile entries"
+    return compare("splat", size, kernel, twin, device)
+
+
 def processor(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -121,6 +146,7 @@ def main() -> None:
     grids = [(log2_table, resolution, to_positions) for log2_table, resolution in ((15, 512), (19, 2048)) for to_positions in (False, True)]
     rows = [hash_grid_row(*grid, device) for grid in grids]
     rows += [march_row(64, device), march_row(128, device), composite_row(device)]
+    rows += [splat_row(*cloud, device) for cloud in ((5_000, 4, 64, 2.2), (20_000, 1, 256, 4.0))]
     load = round(os.getloadavg()[0], 1)
     print(f"{processor(device)}, torch {torch.__version__}, load {load} on {os.cpu_count()} cores\n")
     print(f"{'op':<12}{'size':<46}{'twin ms':>10}{'kernel ms':>12}{'ratio':>8}")

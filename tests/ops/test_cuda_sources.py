@@ -10,6 +10,15 @@ import pytest
 from torch.utils.cpp_extension import include_paths
 
 SOURCES = Path(__file__).parents[2] / "custom_cuda"
+KERNELS = (
+    "hash_grid_forward",
+    "hash_grid_backward_table",
+    "hash_grid_backward_x",
+    "write_samples",
+    "composite_rays_backward",
+    "splat_forward",
+    "splat_backward_entries",
+)
 nvcc = shutil.which("nvcc")
 
 
@@ -30,5 +39,5 @@ def test_cuda_sources_compile(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     kernels = (tmp_path / "all.ptx").read_text()
-    for operator in ("hash_grid_forward", "hash_grid_backward_table", "hash_grid_backward_x", "write_samples", "composite_rays_backward"):
+    for operator in KERNELS:
         assert operator in kernels

@@ -10,7 +10,7 @@ import warnings
 
 import torch
 
-from threedgen.ops import HashGridSpec, backend, composite, cpu_isa, hash_grid, march_rays
+from threedgen.ops import HashGridSpec, backend, composite, cpu_isa, hash_grid, march_rays, splat
 
 
 def results() -> dict[str, torch.Tensor]:
@@ -31,7 +31,15 @@ def results() -> dict[str, torch.Tensor]:
     features = torch.rand(len(t), 3, generator=rng).requires_grad_()
     out, transmittance, weights = composite(sigma, features, offsets, 0.02)
     grad_sigma, grad_features = torch.autograd.grad(out.square().sum() + transmittance.sum() + weights.square().sum(), (sigma, features))
-    named = {"encoding": encoding, "grad_x": grad_x, "grad_table": grad_table, "offsets": offsets, "t": t, "out": out}
+
+    mean, opacity, colours = (torch.rand(2, 400, size, generator=rng) for size in (2, 1, 5))
+    projected = [mean * 50, torch.tensor([0.1, 0.02, 0.08]).expand(2, 400, 3).clone(), opacity[..., 0], colours]
+    for value in projected:
+        value.requires_grad_()
+    image, clear = splat(*projected, torch.rand(2, 400, generator=rng) + 1, 45, 51)
+    grads = torch.autograd.grad(image.square().sum() + clear.sum(), projected)
+    named = {f"splat_{i}": value for i, value in enumerate((image, clear, *grads))}
+    named |= {"encoding": encoding, "grad_x": grad_x, "grad_table": grad_table, "offsets": offsets, "t": t, "out": out}
     named |= {"transmittance": transmittance, "weights": weights, "grad_sigma": grad_sigma, "grad_features": grad_features}
     return {name: tensor.detach() for name, tensor in named.items()}
 

@@ -27,6 +27,12 @@ SCHEMAS = (
     "composite_backward(Tensor grad_out, Tensor grad_transmittance, Tensor grad_weights, Tensor sigma, Tensor features, "
     "Tensor offsets, Tensor transmittance, float step) -> (Tensor, Tensor)",
     "rasterize(Tensor clip, Tensor faces, int height, int width) -> (Tensor, Tensor)",
+    "splat_bins(Tensor mean, Tensor extent, Tensor depth, int height, int width, int tile) -> (Tensor, Tensor)",
+    "splat(Tensor mean, Tensor conic, Tensor opacity, Tensor features, Tensor extent, Tensor entries, Tensor offsets, int height, "
+    "int width, int tile) -> (Tensor, Tensor, Tensor)",
+    "splat_backward(Tensor grad_out, Tensor grad_transmittance, Tensor mean, Tensor conic, Tensor opacity, Tensor features, "
+    "Tensor extent, Tensor entries, Tensor offsets, Tensor transmittance, Tensor last, int height, int width, int tile) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
     "cpu_isa() -> str",
 )
 BUILD = "`python setup.py build_ext --inplace` in the repository, or `pip install --no-build-isolation .`, builds them"
