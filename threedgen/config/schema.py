@@ -131,6 +131,48 @@ class HashGridSettings:
             raise ValueError(f"max_resolution ({self.max_resolution}) must not be below base_resolution ({self.base_resolution})")
 
 
+@register("representation", "gaussians")
+@dataclass
+class GaussiansSettings:
+    """3D Gaussians with opacity and colour, drawn by splatting (3D Gaussian Splatting, arXiv 2308.04079).
+
+    Learning rates of positions, sizes, opacities and colours are fixed shares of the optimizer's.
+    """
+
+    count: int = setting(3000, "Gaussians at the start", low=4, high=10_000_000)
+    capacity: int = setting(6000, "most Gaussians there may ever be", low=4, high=10_000_000)
+    start: str = setting(
+        "sphere", "where they begin: sphere (a ball), or a file with a mesh (its surface) or with points (a PLY point cloud)", unit="path"
+    )
+    start_radius: float = setting(
+        0.5, "radius of the ball, or of the sphere a mesh is fitted into", unit="scene radii", low=0.01, high=100.0
+    )
+    opacity: float = setting(0.1, "opacity at the start", low=0.01, high=0.99)
+    sh_degree: int = setting(0, "degree of the spherical harmonics of the colour; 0 looks the same from everywhere", low=0, high=3)
+    sh_every: int = setting(0, "steps after which the next degree comes into use; 0 uses all from the start", unit="steps", low=0)
+    antialiased: bool = setting(True, "fade what is smaller than a pixel: the same look at every resolution (Mip-Splatting)")
+    background: str = setting("white", "what is seen behind the object", choices=("white", "grey", "black", "learned", "random"))
+    strategy: str = setting(
+        "none",
+        "how Gaussians multiply: none, adc (copied and cut where the image pulls hard, 3DGS), or mcmc (dead ones join others, 3DGS-MCMC)",
+        choices=("none", "adc", "mcmc"),
+    )
+    densify_from: int = setting(100, "first step of the strategy", unit="steps", low=0)
+    densify_until: int = setting(1_000_000, "last step of the strategy", unit="steps", low=0)
+    densify_every: int = setting(100, "steps between its turns", unit="steps", low=1)
+    grad_threshold: float = setting(
+        0.0002, "adc: mean gradient to the projected centre, in halves of the image, above which a Gaussian multiplies", low=0.0
+    )
+    split_size: float = setting(0.01, "adc: standard deviation above which it is cut and not copied", unit="scene radii", low=0.0)
+    prune_opacity: float = setting(0.005, "adc: opacity below which it goes", low=0.0, high=0.4)
+    reset_every: int = setting(0, "adc: steps between resets of the opacities to nearly nothing; 0 never", unit="steps", low=0)
+
+    def check(self) -> None:
+        """There is a place for every Gaussian of the start."""
+        if self.capacity < self.count:
+            raise ValueError(f"capacity ({self.capacity}) must not be below count ({self.count})")
+
+
 @dataclass
 class RegularizerSettings:
     """Weights of penalties on the rendering; 0 switches a penalty off (and saves its cost)."""

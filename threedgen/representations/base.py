@@ -11,6 +11,8 @@ from threedgen.cameras import Cameras
 from threedgen.draws import Draws
 from threedgen.ops.ray_march import ray_indices
 
+Forgotten = dict[nn.Parameter, Tensor]  # rows [n] of parameters that stand for something else than before
+
 
 @dataclass
 class Samples:
@@ -100,8 +102,12 @@ class Representation(nn.Module):
         """Optimizer groups with their learning rates; the one of the background is named "background"."""
         raise NotImplementedError
 
-    def after_step(self, step: int, draws: Draws) -> None:
-        """Upkeep after the optimizer's step: occupancy, densification, unlocking of levels."""
+    def after_step(self, step: int, draws: Draws) -> Forgotten:
+        """Upkeep after the optimizer's step: occupancy, densification, unlocking of levels.
+
+        Returns:
+            The rows of parameters whose moments the optimizer has to forget.
+        """
         raise NotImplementedError
 
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:

@@ -16,7 +16,7 @@ from threedgen.materials.background import Background
 from threedgen.ops.composite import composite
 from threedgen.ops.hash_grid import HashGridSpec, hash_grid
 from threedgen.ops.ray_march import march_rays, ray_indices
-from threedgen.representations.base import Mesh, Render, Representation, Samples
+from threedgen.representations.base import Forgotten, Mesh, Render, Representation, Samples
 from threedgen.representations.extraction import auto_threshold, extract_mesh
 from threedgen.representations.occupancy import OccupancyGrid
 
@@ -137,11 +137,12 @@ class HashGridField(Representation):
         learned = list(self.background.parameters())
         return groups + ([{"params": learned, "lr": lr_background, "name": "background"}] if learned else [])
 
-    def after_step(self, step: int, draws: Draws) -> None:
+    def after_step(self, step: int, draws: Draws) -> Forgotten:
         """Refresh the occupancy grid every 16 steps, at points keyed on the step."""
         if step % 16 == 15:
             cells = self.settings.occupancy_resolution**3
             self.refresh_occupancy(torch.rand(cells, 3, generator=draws.shared("occupancy")).to(self.device))
+        return {}
 
     @torch.no_grad()
     def refresh_occupancy(self, jitter: Tensor) -> None:

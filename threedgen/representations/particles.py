@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from threedgen.cameras import Cameras
 from threedgen.draws import Draws
-from threedgen.representations.base import Mesh, Render, Representation
+from threedgen.representations.base import Forgotten, Mesh, Render, Representation
 
 
 class Particles(Representation):
@@ -49,9 +49,9 @@ class Particles(Representation):
         """Groups of all scenes. Adam skips parameters without gradient, so a step moves those of its own scene alone."""
         return [group for scene in self.scenes for group in scene.param_groups(lr, lr_background)]
 
-    def after_step(self, step: int, draws: Draws) -> None:
+    def after_step(self, step: int, draws: Draws) -> Forgotten:
         """Upkeep of the scene of the step, which counts its own steps: what is due every 16 steps is so in each scene."""
-        self.scene_of(step).after_step(step // len(self.members), draws)
+        return self.scene_of(step).after_step(step // len(self.members), draws)
 
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:
         """The surface of the first scene; UserError if there is none."""

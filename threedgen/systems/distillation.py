@@ -40,7 +40,8 @@ class Distillation(pl.LightningModule):
     def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
         o = self.settings.optimizer
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = at(o.lr_background if group["name"] == "background" else o.lr, self.global_step)
+            rate = o.lr_background if group["name"] == "background" else o.lr
+            group["lr"] = group.get("share", 1.0) * at(rate, self.global_step)
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         step = self.global_step
@@ -55,4 +56,9 @@ class Distillation(pl.LightningModule):
     def on_train_batch_end(self, outputs: object, batch: int, batch_idx: int) -> None:
         # The optimizer has stepped: global_step already counts this step.
         step = self.global_step - 1
-        self.representation.after_step(step, self.draws(step))
+        forgotten = self.representation.after_step(step, self.draws(step))
+        state = self.trainer.optimizers[0].state
+        for parameter, rows in forgotten.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                if parameter in state:
+                    state[parameter][name][rows] = 0
