@@ -50,17 +50,20 @@ OBJECTS = {
     "horse": (ROOT / "benchmarks" / "objects" / "horse.glb", "a brown horse"),
 }
 RULE = "stages.coarse.guidance"
-# "sds" is the published form; the recipe of sds is its reconstruction form in pixel space
-WAYS = {
-    "sds": [f"{RULE}.type=sds", f"{RULE}.space=latent", f"{RULE}.weight=sigma2"],
-    "sds, pixel": [f"{RULE}.type=sds"],
-    "reconstruction, latent": [f"{RULE}.type=reconstruction", f"{RULE}.space=latent"],
-    "reconstruction, pixel": [f"{RULE}.type=reconstruction"],
-    "vsd": [f"{RULE}.type=vsd"],
-    "esd": [f"{RULE}.type=esd"],
-    "csm": [f"{RULE}.type=csm"],
-    "ism": [f"{RULE}.type=ism"],
-    "im3d": [],
+SPACES = {
+    "latent": [f"{RULE}.space=latent"],
+    "pixel": [f"{RULE}.space=pixel", f"{RULE}.pixel_scale=1"],
+    "both": [f"{RULE}.space=both", f"{RULE}.pixel_scale=10"],
+}
+# "sds" is the published form, the others are reconstruction forms (weight sigma / alpha).
+WAYS = {"sds": [f"{RULE}.type=sds", f"{RULE}.weight=sigma2", *SPACES["latent"]], "im3d": []}
+WAYS |= {
+    f"{rule}, {space}": [f"{RULE}.type={rule}", *SPACES[space]]
+    for rule in ("sds", "reconstruction")
+    for space in ("latent", "pixel", "both")
+}
+WAYS |= {
+    f"{rule}, {space}": [f"{RULE}.type={rule}", *SPACES[space]] for rule in ("vsd", "esd", "csm", "ism") for space in ("pixel", "both")
 }
 VIEWS, SIZE, ELEVATION = 12, 64, 15.0
 RESULTS = ROOT / "benchmarks" / "results" / "compare_rules.json"

@@ -10,9 +10,10 @@ called after every value passed its own range.
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from threedgen.registry import register
+from threedgen.schedule import knots_of
 
 SCHEMA_VERSION = 1
 
@@ -109,6 +110,8 @@ class OrbitSettings:
 class HashGridSettings:
     """Neural radiance field on a multiresolution hash grid with an occupancy grid (NeRF of Instant-NGP, arXiv 2201.05989)."""
 
+    volume: ClassVar[bool] = True  # it is rendered by samples along rays
+
     levels: int = setting(12, "resolution levels of the hash grid", low=1, high=32)
     features: int = setting(2, "features a level", low=1, high=8)
     log2_table: int = setting(15, "log2 of the rows of a level's table", low=8, high=24)
@@ -173,6 +176,9 @@ class GaussiansSettings:
             raise ValueError(f"capacity ({self.capacity}) must not be below count ({self.count})")
 
 
+VOLUME_PENALTIES = ("distortion", "orientation", "z_variance", "entropy")
+
+
 @dataclass
 class RegularizerSettings:
     """Weights of penalties on the rendering; 0 switches a penalty off (and saves its cost)."""
@@ -209,7 +215,10 @@ class StageSettings:
     steps: int = setting(1000, "optimization steps", low=1, high=10_000_000)
 
     def check(self) -> None:
-        """The guidance fits the views of a step and the steps there are, where it says what these must be."""
+        """Penalties on samples along rays go with a representation that has them; the guidance fits the views of a step and the steps."""
+        on = [name for name in VOLUME_PENALTIES if any(weight > 0 for _, weight in knots_of(getattr(self.regularizers, name)))]
+        if on and not getattr(self.representation, "volume", False):
+            raise ValueError(f"regularizers.{on[0]} looks at samples along rays, which this representation has not: leave it at 0")
         if hasattr(self.guidance, "check_stage"):
             self.guidance.check_stage(self.cameras.views, self.steps)
 

@@ -88,6 +88,11 @@ class Representation(nn.Module):
         """The objects it holds: itself alone, unless it is a collection."""
         return (self,)
 
+    @property
+    def casts_rays(self) -> bool:
+        """Whether it renders single rays; otherwise whole images only."""
+        return type(self).render_rays is not Representation.render_rays
+
     def render(self, cameras: Cameras, *, draws: Draws | None = None, normals: bool = False) -> Render:
         """Images of all views; with `draws` whatever is random is keyed on them, without nothing is random."""
         raise NotImplementedError

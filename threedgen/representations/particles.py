@@ -31,6 +31,11 @@ class Particles(Representation):
         """The scenes, in the order of their steps."""
         return tuple(cast(Representation, member) for member in self.members)
 
+    @property
+    def casts_rays(self) -> bool:
+        """Whether the scenes do."""
+        return self.scenes[0].casts_rays
+
     def scene_of(self, step: int) -> Representation:
         """The scene that a step trains."""
         return self.scenes[step % len(self.members)]

@@ -119,6 +119,15 @@ class TargetBank(nn.Module):
         return origins, directions, self.images.flatten(0, 1)[at], self.empty.flatten(0, 1)[at]
 
 
+    def random_views(self, count: int, draws: Draws) -> tuple[Cameras, Tensor, Tensor]:
+        """Cameras, target images [N,S,S,3] and background [N,S,S] of random views of the bank, each at most once; keyed on the step."""
+        filled = min(int(self.rounds), len(self.images)) * self.images.shape[1]
+        chosen = torch.randperm(filled, generator=draws.shared("bank_views"))[:count].to(self.images.device)
+        images, size = self.images.flatten(0, 1)[chosen], self.images.shape[2]
+        cameras = Cameras(self.c2w.flatten(0, 1)[chosen], self.fovy.flatten(0, 1)[chosen], size, size)
+        return cameras, images, self.empty.flatten(0, 1)[chosen]
+
+
 def background_mask(images: Tensor) -> Tensor:
     """[V,H,W] where images [V,H,W,3] show plain background: what resembles the image's edge and reaches it without a break.
 
@@ -135,9 +144,9 @@ def background_mask(images: Tensor) -> Tensor:
 
 
 class ReconstructionObjective(Objective):
-    """Fits random rays of the target bank; at the steps where a round begins, asks the guidance for new targets first.
+    """Fits random rays of the target bank, or as many pixels of whole views where the representation renders no single rays.
 
-    The steps of a warm-up distil instead.
+    At the steps where a round begins it asks the guidance for new targets first. The steps of a warm-up distil instead.
     """
 
     def __init__(self, guidance: IM3D, sampler: OrbitSampler, teacher: Teacher) -> None:
@@ -160,12 +169,20 @@ class ReconstructionObjective(Objective):
             return replace(lesson, loss=lesson.loss / lesson.render.rgb[0].numel())
         if self.guidance.asks(draws.step):
             self.ask(representation, draws)
-        origins, directions, target, empty = self.bank.random_rays(self.guidance.rays, draws)
-        jitter = torch.rand(len(origins), generator=draws.shared("ray_jitter")).to(origins)
-        render = representation.render_rays(origins, directions, jitter, normals=normals)
+        render, target, empty = self.seen(representation, draws, normals)
         loss = F.l1_loss(render.rgb, target) + F.mse_loss(render.rgb, target)
-        loss = loss + self.guidance.empty * (render.alpha[:, 0] * empty).mean()
+        loss = loss + self.guidance.empty * (render.alpha[..., 0] * empty).mean()
         return Lesson(loss, render, {"round": self.bank.rounds.float()})
+
+    def seen(self, representation: Representation, draws: Draws, normals: bool) -> tuple[Render, Tensor, Tensor]:
+        """A rendering of what is fitted in this step, its target colours, and where these are background."""
+        if representation.casts_rays:
+            origins, directions, target, empty = self.bank.random_rays(self.guidance.rays, draws)
+            jitter = torch.rand(len(origins), generator=draws.shared("ray_jitter")).to(origins)
+            return representation.render_rays(origins, directions, jitter, normals=normals), target, empty
+        pixels = self.bank.images.shape[2] ** 2
+        cameras, target, empty = self.bank.random_views(max(1, self.guidance.rays // pixels), draws)
+        return representation.render(cameras, draws=draws, normals=normals), target, empty
 
 
 def objective_of(guidance: Rule | IM3D, sampler: OrbitSampler, teacher: Teacher, total: int, seed: int = 0) -> Objective:
