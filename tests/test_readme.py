@@ -55,7 +55,7 @@ def test_the_readme_quotes_commands():
 def test_a_quoted_call_is_valid(checkout, capsys, page, words):
     asked = parse(words)
     if asked.config:
-        assert load(asked.config, asked.overrides, prompt_needed=not asked.print_config).settings.stages
+        assert load(asked.config, asked.overrides, inputs_needed=not asked.print_config).settings.stages
     else:
         assert main(words) == 0
         assert capsys.readouterr().out
