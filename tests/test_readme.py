@@ -40,9 +40,11 @@ CALLS = [(name, arguments(words)) for name, words in COMMANDS if words[0] != "ma
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch, capsys):
-    """A folder with the files that the pages ask a user to make or to have: a config and a model."""
+    """A folder with the files that the pages ask a user to make or to have: a config, a model, posed images."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "path" / "to" / "stable-diffusion").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "lego").mkdir()
+    (tmp_path / "path" / "to" / "lego" / "transforms_train.json").write_text("{}")
     main(["--config", "quickstart.yaml", "--print-config"])
     (tmp_path / "my.yaml").write_text(capsys.readouterr().out)
 
