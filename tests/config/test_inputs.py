@@ -73,6 +73,7 @@ def test_settings_of_the_images_are_checked(data, word, part):
 def test_something_must_be_compared(data):
     zero = ["stages.fit.guidance.l1=0", "stages.fit.guidance.l2=0"]
     assert "compared by nothing" in refused("fit", f"data={data}", *zero)
+    assert "at step 9: set l1 or l2" in refused("fit", f"data={data}", "stages.fit.guidance.l1=[0, 1, 0, 9]", zero[1])
     assert load("fit", [f"data={data}", *zero, "stages.fit.guidance.rays=0"])
 
 

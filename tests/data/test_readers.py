@@ -175,6 +175,7 @@ WRONG = {
     "fl_y must be a finite number, got 'wide'": lambda d: d.update(fl_y="wide"),
     "w is 80, but the image has 40 x 30": lambda d: d.update(w=80),
     "names 'images/lost.png', which is not there": lambda d: entry(d, file_path="images/lost.png"),
+    "names 'xxxx": lambda d: entry(d, file_path="x" * 5000),
     "names 'gone.png', which is not there": lambda d: entry(d, mask_path="gone.png"),
     "file_path is missing": lambda d: d["frames"][1].pop("file_path"),
     "no rotation and translation": lambda d: entry(d, transform_matrix=matrix((0, 0, 2.0))),

@@ -102,8 +102,11 @@ def _existing(path: Path, name: str) -> Path:
     """A file that a camera file names, beside it; without an ending it is a PNG or JPEG."""
     for ending in ENDINGS:
         file = path.parent / f"{name}{ending}"
-        if file.is_file():
-            return file
+        try:
+            if file.is_file():
+                return file
+        except (OSError, ValueError):  # a name that is too long, a NUL in it
+            continue
     raise UserError(f"'{path}' names '{name}', which is not there: put the file in its place, or take the frame out")
 
 

@@ -39,6 +39,11 @@ class PosedImages:
     def __len__(self) -> int:
         return len(self.rgb)
 
+    def __getitem__(self, views: list[int]) -> PosedImages:
+        """Some of the views."""
+        parts = {k: v[views] for k, v in vars(self).items() if isinstance(v, Tensor | Cameras)}
+        return replace(self, names=[self.names[view] for view in views], **parts)
+
     @property
     def has_alpha(self) -> bool:
         """Whether a pixel is not opaque, so that the images say what belongs to the object."""

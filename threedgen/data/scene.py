@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from threedgen.data.frames import Frame
@@ -15,7 +15,7 @@ from threedgen.guidance.images import Images
 
 @dataclass(frozen=True)
 class Scene:
-    """Train images in the scene, how the data lies in it, and the frames of the test."""
+    """Train images in the scene, how the data lies in it, and the frames of the test, which have neither mask nor depth."""
 
     train: PosedImages
     placement: Placement
@@ -38,8 +38,9 @@ def read_scene(folder: str, settings: Images) -> Scene:
         UserError: what is wrong with the data, by file.
     """
     splits = read_splits(Path(folder).expanduser(), settings.hold_out)
-    for frame in splits.test:
+    test = [replace(frame, mask=None, depth=None) for frame in splits.test]
+    for frame in test:
         read_rgba(frame)
     images = read_images(splits.train, settings.downscale, settings.depth_unit)
     placement = place(images, settings.center, settings.scale)
-    return Scene(placement.images(images), placement, splits.test, settings.downscale)
+    return Scene(placement.images(images), placement, test, settings.downscale)

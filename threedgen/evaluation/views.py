@@ -39,11 +39,11 @@ def score_views(representation: Representation, images: PosedImages) -> tuple[li
     composited = images.has_alpha
     scores, shown = [], []
     for number, name in enumerate(images.names):
-        render = representation.render(images.cameras[[number]])
+        view = images[[number]]
+        render = representation.render(view.cameras)
         seen = render.rgb + (1 - render.alpha) if composited else render.rgb
         shown.append(seen.clamp(0, 1).cpu())
-        truth = images.over(1.0)[[number]].cpu() if composited else images.rgb[[number]].cpu()
-        scores.append(score(name, shown[-1], truth, images.alpha[[number]].cpu()))
+        scores.append(score(name, shown[-1], view.over(1.0).cpu(), view.alpha.cpu()))
     return scores, torch.cat(shown)
 
 

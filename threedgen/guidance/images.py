@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from threedgen.config.schema import POSED_IMAGES, setting
 from threedgen.registry import register
+from threedgen.schedule import at, knots_of
 
 
 @register("guidance", "images")
@@ -43,8 +44,10 @@ class Images:
         """ValueError where nothing is compared, or the centre is no point."""
         if len(self.center) not in (0, 3):
             raise ValueError(f"center must be [x, y, z], or [] to find it, got {self.center}")
-        if self.l1 == 0 and self.l2 == 0 and (self.ssim == 0 or self.rays):
-            raise ValueError("the colours are compared by nothing: set l1 or l2 above 0")
+        compared = [self.l1, self.l2] if self.rays else [self.l1, self.l2, self.ssim]
+        for knot, _ in (pair for number in compared for pair in knots_of(number)):
+            if not any(at(number, int(knot)) for number in compared):
+                raise ValueError(f"the colours are compared by nothing at step {int(knot)}: set l1 or l2 above 0")
 
     def hears_negative(self) -> bool:
         """No prompt plays a part."""

@@ -29,5 +29,5 @@ def write_scores(representation: Representation, scene: Scene, folder: RunFolder
 
 def beside(test: PosedImages, shown: torch.Tensor) -> torch.Tensor:
     """[2H,6W,3] the first views, truth above and rendering below, over white where they have alpha."""
-    truth = test.over(1.0).cpu()[:PICTURED]
+    truth = test[list(range(min(len(test), PICTURED)))].over(1.0).cpu()
     return torch.cat([torch.cat(list(row), 1) for row in (truth, shown[:PICTURED])])
