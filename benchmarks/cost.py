@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from threedgen import guidance, registry  # noqa: E402
 from threedgen.cameras import Cameras, orbit_cameras  # noqa: E402
+from threedgen.config.schema import POSED_IMAGES  # noqa: E402
 from threedgen.draws import Draws  # noqa: E402
 from threedgen.errors import UserError  # noqa: E402
 from threedgen.guidance.core import Teacher, distill  # noqa: E402
@@ -150,6 +151,8 @@ def main() -> None:
     prior, found = shape_prior(), []
     print(f"{'rule':<18}{'prior rows':>11}{'critic rows':>13}{'step':>9}{'critic step':>13}{'total TFLOP':>13}")
     for name in registry.names("guidance"):
+        if POSED_IMAGES in getattr(registry.lookup("guidance", name), "needs", ()):  # asks no prior
+            continue
         try:
             cost = cost_of(name, prior)
         except UserError as error:

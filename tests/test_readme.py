@@ -40,9 +40,11 @@ CALLS = [(name, arguments(words)) for name, words in COMMANDS if words[0] != "ma
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch, capsys):
-    """A folder with the files that the pages ask a user to make or to have: a config and a model."""
+    """A folder with the files that the pages ask a user to make or to have: a config, a model, posed images."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "path" / "to" / "stable-diffusion").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "lego").mkdir()
+    (tmp_path / "path" / "to" / "lego" / "transforms_train.json").write_text("{}")
     main(["--config", "quickstart.yaml", "--print-config"])
     (tmp_path / "my.yaml").write_text(capsys.readouterr().out)
 
@@ -55,7 +57,7 @@ def test_the_readme_quotes_commands():
 def test_a_quoted_call_is_valid(checkout, capsys, page, words):
     asked = parse(words)
     if asked.config:
-        assert load(asked.config, asked.overrides, prompt_needed=not asked.print_config).settings.stages
+        assert load(asked.config, asked.overrides, inputs_needed=not asked.print_config).settings.stages
     else:
         assert main(words) == 0
         assert capsys.readouterr().out

@@ -68,6 +68,13 @@ class Cameras:
         directions = F.normalize((rotation @ local[..., None])[..., 0], dim=-1)
         return self.c2w[:, :3, 3][view], directions
 
+    def project(self, points: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Where a view shows world points [N,3]: row and column [N] in pixels (k + 0.5 is the centre of pixel k), whether in front [N]."""
+        local = (points - self.c2w[view, :3, 3]) @ self.c2w[view, :3, :3]
+        depth = -local[:, 2]
+        scale = self.height / (2 * torch.tan(0.5 * self.fovy[view])) / depth
+        return self.height / 2 - local[:, 1] * scale, self.width / 2 + local[:, 0] * scale, depth > 0
+
     def view_projection(self, near: float = 0.1, far: float = 100.0) -> Tensor:
         """[B,4,4] world to clip space (OpenGL: x right, y up, z in [-w, w], nearer is smaller)."""
         f = 1.0 / torch.tan(0.5 * self.fovy)

@@ -18,8 +18,8 @@ def refused(config: str, *overrides: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_shipped_configs_load_by_name_with_and_without_ending(name):
-    plain = load(name, ["prompt=a red apple"])
-    assert plain.settings == load(f"{name}.yaml", ["prompt=a red apple"]).settings
+    plain = load(name, ["prompt=a red apple"], inputs_needed=False)
+    assert plain.settings == load(f"{name}.yaml", ["prompt=a red apple"], inputs_needed=False).settings
     assert plain.name == name
     assert plain.settings.prompt == "a red apple"
 
@@ -144,7 +144,7 @@ def test_empty_prompts_are_refused(config_file, prompt):
 def test_missing_prompts_are_refused_unless_nothing_is_run(config_file, text):
     name = config_file(text + "stages:" + CORE)
     assert "no prompt" in refused(name)
-    assert load(name, prompt_needed=False).settings.prompt == ""
+    assert load(name, inputs_needed=False).settings.prompt == ""
 
 
 def test_priors_are_names_or_folders(config_file, tmp_path):

@@ -42,7 +42,7 @@ def mistyped(word: str, rng: random.Random) -> str:
 
 def test_the_first_hint_is_right_for_95_percent_of_typos_and_all_are_refused():
     rng = random.Random(20)
-    keys = {(name, key) for name in shipped() for key in load(name, ["prompt=x"]).sources}
+    keys = {(name, key) for name in shipped() for key in load(name, ["prompt=x"], inputs_needed=False).sources}
     right = total = 0
     while total < TYPOS:
         name, key = rng.choice(sorted(keys))

@@ -15,7 +15,7 @@ import trimesh
 from tests.export.shapes import box, joined, noise, sphere, waves
 from threedgen.errors import UserError
 from threedgen.export import bake_texture, unwrap_mesh, write_glb
-from threedgen.export.gltf import vertex_tangents
+from threedgen.export.gltf import asset_positions, scene_from_asset, vertex_tangents
 from threedgen.representations.base import Mesh
 from threedgen.representations.mesh import sample_texture, vertex_normals
 
@@ -192,3 +192,14 @@ def test_the_khronos_validator_has_no_complaint(tmp_path: Path, charts: Mesh):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     for line, file in zip(done.stdout.splitlines(), files, strict=True):
         assert json.loads(line) == {"file": str(file), "errors": 0, "warnings": 0, "infos": 0, "hints": 0}
+
+
+def test_an_asset_can_be_brought_back_to_where_it_was():
+    """The matrix undoes the turn, the shift and the scale, whatever they were."""
+    vertices = torch.rand(20, 3, generator=torch.Generator().manual_seed(5)) * torch.tensor([0.3, 1.0, 0.5]) + torch.tensor(
+        [2.0, -1.0, 4.0]
+    )
+    asset = asset_positions(vertices, 7.0).double()
+    back = torch.nn.functional.pad(asset, (0, 1), value=1.0) @ scene_from_asset(vertices, 7.0).T
+    assert torch.allclose(back[:, :3], vertices.double(), atol=1e-5)
+    assert torch.allclose(back[:, 3], torch.ones(20, dtype=torch.float64))

@@ -10,11 +10,10 @@ from threedgen.config.keys import Key, leaves
 from threedgen.config.layout import table
 from threedgen.config.listing import LISTS, listing
 from threedgen.config.loader import load
-from threedgen.config.merge import Dropped
+from threedgen.config.merge import Dropped, short_words
 from threedgen.config.schema import RunSettings
 from threedgen.config.sections import Section, sections
 from threedgen.config.serialize import to_yaml
-from threedgen.config.source import DEFAULT
 
 INTRODUCTION = """Make a textured 3D asset from a text prompt.
 
@@ -24,6 +23,7 @@ INTRODUCTION = """Make a textured 3D asset from a text prompt.
 RUN = [
     ("--config NAME", "config to run: a shipped one by its name, or the path of a YAML file"),
     ("KEY=VALUE ...", "settings that differ from the config, by dotted key; text needs no quotes but the shell's"),
+    ("KIND=NAME ...", f"short for stages.NAME.KIND.type=NAME in a config with one stage; KIND is {', '.join(short_words())}"),
     ("--dry-run", "check everything, estimate time and memory, start nothing"),
 ]
 ASK = [
@@ -97,10 +97,9 @@ def print_explanation(word: str) -> None:
 
 def print_config(config: str, overrides: Sequence[str]) -> None:
     """Resolved settings as YAML; comments say where each value came from."""
-    loaded = load(config, overrides, prompt_needed=False)
+    loaded = load(config, overrides, inputs_needed=False)
     notes = {path: str(source) for path, source in loaded.sources.items()}
-    left_open = [key for key in ("prompt",) if loaded.sources[key] == DEFAULT]
-    print(to_yaml(loaded.settings, notes | dict.fromkeys(left_open, "must be given"), left_open), end="")
+    print(to_yaml(loaded.settings, notes | dict.fromkeys(loaded.missing, "must be given"), loaded.missing), end="")
     for dropped in loaded.dropped:
         print(_dropped_line(dropped))
 

@@ -15,9 +15,9 @@ from threedgen import registry
 from threedgen.config import find
 from threedgen.config.document import read
 from threedgen.config.keys import Key, children, join
-from threedgen.config.merge import Assignment, Dropped, Merged, from_file, from_overrides, merge
+from threedgen.config.merge import Assignment, Dropped, Merged, from_file, from_overrides, merge, stages_of
 from threedgen.config.recipes import recipes
-from threedgen.config.requirements import check_guidance, check_prior, check_prompt
+from threedgen.config.requirements import check_guidance, check_inputs, check_prior, inputs_of
 from threedgen.config.schema import RunSettings
 from threedgen.config.source import DEFAULT, Source
 from threedgen.config.values import convert, is_text, is_texts
@@ -29,22 +29,25 @@ class Loaded:
     """Settings of a run.
 
     Attributes:
-        settings: complete and checked, except for an empty prompt where none was asked for.
+        settings: complete and checked, except for inputs that are missing where they were not asked for.
         sources: origin of every dotted key.
         dropped: keys of the file that do not go with a variant chosen on the command line.
+        missing: inputs that the run needs and that nobody gave ("prompt", "data").
         name, path: of the config.
     """
 
     settings: RunSettings
     sources: dict[str, Source]
     dropped: list[Dropped]
+    missing: list[str]
     name: str
     path: Path
 
 
-def load(config: str, overrides: Sequence[str] = (), *, prompt_needed: bool = True) -> Loaded:
+def load(config: str, overrides: Sequence[str] = (), *, inputs_needed: bool = True) -> Loaded:
     """Read a config by name or path, put `key=value` overrides on top, check everything.
 
+    With `inputs_needed`, what the run starts from must be given: a folder of posed images where the guidance fits images, else a prompt.
     Where an override puts another guidance in place of the config's, the config's recipe for it lies between the two.
 
     Raises:
@@ -55,23 +58,23 @@ def load(config: str, overrides: Sequence[str] = (), *, prompt_needed: bool = Tr
     top = read(path)
     if top is None:
         raise UserError(f"{place} is empty: start from one of the shipped configs (--list configs)")
-    file, words = from_file(top, place), from_overrides(overrides)
+    file = from_file(top, place)
+    words = from_overrides(overrides, stages_of(file))
     merged = merge(file, recipes(path, file, words), words)
     if not merged.stages:
         raise UserError(f"{place} has no stages: a run needs at least one, under `stages:`")
     sources = {key.path: DEFAULT for key in merged.keys} | {p: a.source for p, a in merged.assignments.items()}
     values = _values(merged, sources)
-    if "prompt" not in values:
-        if prompt_needed:
-            raise UserError(f'{place} has no prompt: say what to make, for example prompt="a red apple"')
-        values["prompt"] = ""
-    elif prompt_needed:
-        check_prompt(values["prompt"], str(sources["prompt"]))
+    values.setdefault("prompt", "")
+    inputs = inputs_of(merged.types)
+    missing = [name for name in inputs if sources[name] == DEFAULT]
+    if inputs_needed:
+        check_inputs(inputs, missing, values, sources, place)
     check_prior(values["prior"], str(sources["prior"]))
     for group, name in merged.types.items():
         check_guidance(group, name, values, sources)
     settings = _build(RunSettings, "", values, merged)
-    return Loaded(settings, sources, merged.dropped, path.stem, path)
+    return Loaded(settings, sources, merged.dropped, missing, path.stem, path)
 
 
 def _values(merged: Merged, sources: dict[str, Source]) -> dict[str, Any]:

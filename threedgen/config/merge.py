@@ -11,7 +11,7 @@ from threedgen import registry
 from threedgen.config import suggest
 from threedgen.config.document import compose, describe, entries, text_of
 from threedgen.config.keys import STAGE_NAME, Key, children, join, keys, load_variants
-from threedgen.config.schema import RunSettings
+from threedgen.config.schema import RunSettings, StageSettings
 from threedgen.config.source import COMMAND_LINE, Source, shown
 from threedgen.errors import UserError
 
@@ -69,13 +69,25 @@ def from_file(top: MappingNode, place: str, cls: type = RunSettings, path: str =
 EMPTY = MappingNode("tag:yaml.org,2002:map", [])  # what a comment alone holds
 
 
-def from_overrides(overrides: Sequence[str]) -> list[Assignment]:
-    """Assignments of `a.b=c` words, split at the first `=`; the text after it is kept as it is."""
+def short_words() -> list[str]:
+    """Groups of a stage that choose a variant: alone on the command line, `representation=hashgrid` chooses that of the only stage."""
+    return [name for name, child in children(StageSettings).items() if child.kind]
+
+
+def from_overrides(overrides: Sequence[str], stages: Sequence[str] = ()) -> list[Assignment]:
+    """Assignments of `a.b=c` words, split at the first `=`; the text after it is kept as it is.
+
+    Args:
+        overrides: the words.
+        stages: of the config; where there is one, the short words are its own.
+    """
     found: list[Assignment] = []
     for word in overrides:
         path, equals, raw = word.partition("=")
         if not equals or not path:
             raise UserError(f"{shown(word)} is no override: write key=value, for example seed=3")
+        if len(stages) == 1 and path in short_words():
+            path = f"stages.{stages[0]}.{path}.type"
         place = _descend_all(RunSettings, path)
         if place is None:
             found.append(Assignment(path, raw, COMMAND_LINE))
@@ -86,7 +98,7 @@ def from_overrides(overrides: Sequence[str]) -> list[Assignment]:
 
 def merge(file: Sequence[Assignment], recipes: Sequence[Assignment], overrides: Sequence[Assignment]) -> Merged:
     """Command line over recipes over config file; UserError at the first key that does not exist."""
-    stages = _stages(file)
+    stages = stages_of(file)
     every = list(keys(stages))
     types = types_of([*file, *recipes, *overrides])
     within = [key for key in every if key.path.startswith("stages.")]
@@ -191,7 +203,8 @@ def _unique(assignments: Iterator[Assignment]) -> Iterator[Assignment]:
         yield assignment
 
 
-def _stages(file: Sequence[Assignment]) -> list[str]:
+def stages_of(file: Sequence[Assignment]) -> list[str]:
+    """Names of the stages of a config, in order; UserError for a name that is none."""
     stages: dict[str, None] = {}
     for assignment in file:
         head, _, rest = assignment.path.partition(".")

@@ -17,11 +17,12 @@ HASH_LENGTH = 8
 
 
 def run_folder(settings: RunSettings, config_name: str) -> Path:
-    """`output/<config>/<slug of the prompt>-<hash of the settings>`.
+    """`output/<config>/<slug of the prompt>-<hash of the settings>`; without a prompt, that of the folder of images.
 
     Settings that do not change the result (output, device, threads, previews, checkpoints) leave the hash alone.
     """
-    return Path(settings.output) / slug(config_name, "config") / f"{slug(settings.prompt, 'run')}-{digest(settings)}"
+    name = slug(settings.prompt or Path(settings.data).name, "run")
+    return Path(settings.output) / slug(config_name, "config") / f"{name}-{digest(settings)}"
 
 
 def slug(text: str, otherwise: str) -> str:

@@ -19,6 +19,8 @@ python launch.py --config quickstart prompt="a yellow taxi" seed=3 stages.coarse
 
 - An override is `key=value`, split at the first `=`. Where a key takes text, everything behind it is taken as it stands:
   no quoting rules, no comments, no `${...}`. The last one wins.
+- In a config with one stage, `representation=hashgrid` is short for `stages.<stage>.representation.type=hashgrid`; so are `guidance=` and
+  `cameras=`.
 - A number that may be a *schedule* also accepts `[start_step, start, end, end_step]`, with more pairs `value, step` behind it:
   linear in between, constant outside.
 - *Milestones* `{0: 64, 500: 128}` change at a step and stay until the next one.

@@ -1,18 +1,62 @@
-"""What must hold beyond the single values: a prompt, a prior that is found and fits the guidance, a folder that can be written."""
+"""What must hold beyond the single values: a prompt or images, a prior that fits the guidance, a folder that can be written."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from threedgen import registry
 from threedgen.config import suggest
 from threedgen.config.aliases import ALIASES, BUILT_IN
+from threedgen.config.schema import POSED_IMAGES
 from threedgen.config.source import Source, shown
 from threedgen.errors import UserError
 from threedgen.schedule import knots_of
+
+CAMERA_FILES = ("transforms_train.json", "transforms.json")
+
+
+def inputs_of(types: Mapping[str, str]) -> list[str]:
+    """What a run starts from: the key "data" where a guidance fits posed images, "prompt" where one listens to a prior.
+
+    Args:
+        types: variant of every group that chooses one, by dotted path.
+    """
+    guidances = [registry.lookup("guidance", name) for group, name in types.items() if group.endswith(".guidance")]
+    fits = {POSED_IMAGES in getattr(guidance, "needs", ()) for guidance in guidances}
+    return [name for name, wanted in (("prompt", False in fits), ("data", True in fits)) if wanted]
+
+
+def check_inputs(
+    inputs: Sequence[str], missing: Sequence[str], values: Mapping[str, Any], sources: Mapping[str, Source], place: str
+) -> None:
+    """UserError where an input is missing or cannot be used, or a folder of images is given to a run that does not look at it."""
+    if "prompt" in missing:
+        raise UserError(f'{place} has no prompt: say what to make, for example prompt="a red apple"')
+    if "data" in missing:
+        raise UserError(f"{place} has no data: name a folder of posed images, for example data=path/to/lego")
+    if "prompt" in inputs:
+        check_prompt(values["prompt"], str(sources["prompt"]))
+    if "data" in inputs:
+        check_data(values["data"], str(sources["data"]))
+    elif values["data"]:
+        raise UserError(f"data ({sources['data']}) is looked at by guidance images alone: use --config fit, or leave data out")
+
+
+def check_data(data: str, source: str) -> None:
+    """UserError unless a folder holds the camera file of a known format."""
+    try:
+        folder = Path(data).expanduser()
+        is_folder = bool(data) and folder.is_dir()
+        known = is_folder and any((folder / name).is_file() for name in CAMERA_FILES)
+    except (ValueError, OSError, RuntimeError):
+        is_folder = known = False
+    if not is_folder:
+        raise UserError(f"data: {shown(data)} is no folder ({source}): name the folder that holds {' or '.join(CAMERA_FILES)}")
+    if not known:
+        raise UserError(f"data: {shown(data)} holds neither {' nor '.join(CAMERA_FILES)} ({source}): name a folder in one of these formats")
 
 
 def check_prompt(prompt: str, source: str) -> None:
@@ -47,7 +91,7 @@ def check_guidance(group: str, name: str, values: Mapping[str, Any], sources: Ma
     if not group.endswith(".guidance"):
         return
     rule, source = registry.lookup("guidance", name), sources[f"{group}.type"]
-    if needs := getattr(rule, "needs", ()):
+    if needs := [name for name in getattr(rule, "needs", ()) if name != POSED_IMAGES]:
         raise UserError(
             f"{group}.type: {name} needs {' and '.join(needs)}, which a run from text does not have ({source}): "
             "choose another guidance (--list guidances)"

@@ -16,6 +16,7 @@ from threedgen.registry import register
 from threedgen.schedule import knots_of
 
 SCHEMA_VERSION = 1
+POSED_IMAGES = "posed images"  # what a guidance `needs` that is given by `data`
 
 
 def setting(
@@ -312,9 +313,15 @@ class PromptSettings:
 class RunSettings:
     """A whole run."""
 
-    prompt: str = setting(MISSING, "what to make, taken as raw text")
+    prompt: str = setting(MISSING, "what to make, taken as raw text; where the guidance is images it only names the asset")
     negative_prompt: str = setting("", "what to stay away from, taken as raw text")
     prior: str = setting("embedded", "frozen diffusion model: embedded | analytic | an alias | a diffusers folder")
+    data: str = setting(
+        "",
+        "folder of posed images to fit, where the guidance is images: transforms_train.json and its like (NeRF-synthetic), or "
+        "transforms.json (nerfstudio)",
+        unit="path",
+    )
     seed: int = setting(0, "all random draws derive from it", low=0, high=2**63 - 1)
     output: str = setting("outputs", "folder that holds the runs", unit="path", affects_result=False)
     device: str = setting(
@@ -342,8 +349,10 @@ class RunSettings:
     schema_version: int = setting(SCHEMA_VERSION, "version of the config format", low=SCHEMA_VERSION, high=SCHEMA_VERSION)
 
     def check(self) -> None:
-        """Words are left out of prompts only where prompts depend on the view; a negative prompt is given only to who hears it."""
+        """Words are left out of prompts only where prompts depend on the view; nothing is given that nobody hears."""
         for name, stage in self.stages.items():
+            if self.x0_preview_every and POSED_IMAGES in getattr(stage.guidance, "needs", ()):
+                raise ValueError(f"x0_preview_every shows what a prior estimates, and stages.{name} has none: leave it at 0")
             if self.negative_prompt and not getattr(stage.guidance, "hears_negative", lambda: True)():
                 raise ValueError(f"negative_prompt plays no part in the guidance of stages.{name}, as it is set: leave it empty")
         negatives = any(getattr(stage.guidance, "perp_neg", 0) != 0 for stage in self.stages.values())

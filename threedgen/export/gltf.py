@@ -27,10 +27,25 @@ def asset_positions(vertices: Tensor, size_m: float) -> Tensor:
 
     The longest side of the bounding box becomes `size_m`; the origin is the centre of the ground below the object.
     """
+    origin, scale = _ground(vertices, size_m)
+    return ((vertices[:, [1, 2, 0]].double() - origin) * scale).to(vertices.dtype)
+
+
+def scene_from_asset(vertices: Tensor, size_m: float) -> Tensor:
+    """[4,4] float64 matrix that brings points of the asset back to where the world positions [V,3] were."""
+    origin, scale = _ground(vertices, size_m)
+    matrix = torch.zeros(4, 4, dtype=torch.float64)
+    for world, asset in enumerate((2, 0, 1)):
+        matrix[world, asset], matrix[world, 3] = 1 / scale, origin[asset]
+    matrix[3, 3] = 1
+    return matrix
+
+
+def _ground(vertices: Tensor, size_m: float) -> tuple[Tensor, Tensor]:
+    """Centre [3] of the ground below world positions [V,3], in the asset's axes, and metres of one unit."""
     points = vertices[:, [1, 2, 0]].double()
     low, high = points.amin(0), points.amax(0)
-    origin = torch.stack([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
-    return ((points - origin) * (size_m / (high - low).max())).to(vertices.dtype)
+    return torch.stack([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]), size_m / (high - low).max()
 
 
 def write_glb(
@@ -85,8 +100,9 @@ def write_glb(
     }
     if normal_map is not None:
         material["normalTexture"] = {"index": 1}
+    back = scene_from_asset(mesh.vertices, size_m).T.flatten().tolist()  # by columns, as glTF has its matrices
     document = {
-        "asset": {"version": "2.0", "generator": f"threedgen {__version__}"},
+        "asset": {"version": "2.0", "generator": f"threedgen {__version__}", "extras": {"scene_from_asset": back}},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": name}],

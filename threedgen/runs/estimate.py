@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from threedgen.config.schema import RunSettings, StageSettings
+from threedgen.data.scene import read_scene
+from threedgen.guidance.images import Images
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
 from threedgen.systems.critic import CriticTrainer
@@ -44,7 +46,8 @@ def estimate(settings: RunSettings) -> Estimate:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     started = time.monotonic()
-    teacher = build_teacher(settings, device, None)
+    fits = isinstance(stage.guidance, Images)
+    teacher = read_scene(settings.data, stage.guidance).train.to(device) if fits else build_teacher(settings, device, None)
     parts = {"loading": time.monotonic() - started}
     system = Distillation(stage, build_representation(stage, settings.seed, device), teacher, settings.seed).to(device)
     optimizer = system.configure_optimizers()

@@ -11,6 +11,8 @@ outputs/<config>/<slug>-<hash>/
     previews/          images of the object while it is made
     checkpoints/       parameters of each stage
     export/            the asset and its turntable
+    metrics.json       of a fit to images: likeness of the test views
+    placement.json     of a fit to images: how the data lies in the scene
 """
 
 from __future__ import annotations

@@ -19,11 +19,14 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from threedgen.config.naming import run_folder
 from threedgen.config.schema import ExportSettings, RunSettings
 from threedgen.config.serialize import to_yaml
+from threedgen.data.scene import read_scene
 from threedgen.export.asset import export_asset
+from threedgen.guidance.images import Images
 from threedgen.representations.base import Representation
 from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
 from threedgen.runs.callbacks import Checkpoints, Previews, Progress, Status
 from threedgen.runs.folder import RunFolder, environment, write_json, write_text
+from threedgen.runs.scores import write_scores
 from threedgen.runs.x0_preview import X0Previews
 from threedgen.systems.distillation import Distillation
 
@@ -81,10 +84,13 @@ def _work(settings: RunSettings, folder: RunFolder) -> dict[str, Path]:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
     write_json(folder.path / "environment.json", environment(device))
-    teacher = build_teacher(settings, device, folder.prompts)
     name, stage = only_stage(settings)
+    scene = read_scene(settings.data, stage.guidance) if isinstance(stage.guidance, Images) else None
+    teacher = scene.train.to(device) if scene else build_teacher(settings, device, folder.prompts)
     representation = build_representation(stage, settings.seed, device)
     fit(Distillation(stage, representation, teacher, settings.seed), name, settings, folder, device)
+    if scene:
+        write_scores(representation, scene, folder, device)
     return export_scenes(representation, settings.export, folder.export, folder.path.name.rsplit("-", 1)[0])
 
 

@@ -1,4 +1,4 @@
-"""The Lightning module that distils a prior into a representation; the one place that sees all parts."""
+"""The Lightning module that distils a prior, or fits images, into a representation; the one place that sees all parts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from torch import Tensor
 
 from threedgen.cameras import OrbitSampler
 from threedgen.config.schema import StageSettings
+from threedgen.data.posed_images import PosedImages
 from threedgen.draws import Draws
 from threedgen.guidance.core import Teacher
 from threedgen.representations.base import Representation
 from threedgen.schedule import at
+from threedgen.systems.fitting import fit_objective
 from threedgen.systems.objectives import objective_of
 from threedgen.systems.regularizers import needs_normals, penalties
 
@@ -19,14 +21,18 @@ from threedgen.systems.regularizers import needs_normals, penalties
 class Distillation(pl.LightningModule):
     """One stage: cameras -> render -> guidance -> loss, with penalties, schedules and the representation's own upkeep.
 
+    The teacher is a prior with its prompts, or the posed images of a fit; cameras and objective are those it asks for.
     A batch is the index of the step; nothing but (seed, step, view) decides what is drawn.
     """
 
-    def __init__(self, settings: StageSettings, representation: Representation, teacher: Teacher, seed: int) -> None:
+    def __init__(self, settings: StageSettings, representation: Representation, teacher: Teacher | PosedImages, seed: int) -> None:
         super().__init__()
         self.settings, self.representation, self.seed = settings, representation, seed
         self.sampler = OrbitSampler(settings.cameras)
-        self.objective = objective_of(settings.guidance, self.sampler, teacher, settings.steps, seed)
+        if isinstance(teacher, PosedImages):
+            self.objective = fit_objective(settings, teacher)
+        else:
+            self.objective = objective_of(settings.guidance, self.sampler, teacher, settings.steps, seed)
 
     def draws(self, step: int) -> Draws:
         """The draws of a step, for all of its views."""

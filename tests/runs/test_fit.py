@@ -1,0 +1,67 @@
+"""A fit from a folder of images to an asset and its scores, through the same door as every run."""
+
+import json
+
+import pytest
+
+from tests.data.folders import barrel_views, ring, write_blender, write_nerfstudio
+from tests.runs.conftest import MICRO, only_run, status_of
+from threedgen.cli import main
+from threedgen.config.loader import load
+from threedgen.runs import run
+from threedgen.runs.estimate import estimate
+from threedgen.runs.run import execute
+
+SIZE = 24
+STAGE = "stages.fit"
+SMALL = [word.replace("stages.coarse", STAGE) for word in MICRO if not word.startswith("prior")]
+SMALL += [f"{STAGE}.steps=150", f"{STAGE}.guidance.rays=512", f"{STAGE}.optimizer.lr=0.02", "preview_every=0", "checkpoint_every=0"]
+
+
+@pytest.fixture(params=["blender", "nerfstudio"])
+def data(request, tmp_path):
+    """The barrel at (3, 0, 0), in either format."""
+    views = barrel_views(ring(16, SIZE, SIZE), offset=(3.0, 0.0, 0.0))
+    if request.param == "blender":
+        return write_blender(tmp_path / "a barrel", {"train": views, "test": barrel_views(ring(3, SIZE, SIZE), offset=(3.0, 0.0, 0.0))})
+    return write_nerfstudio(tmp_path / "a barrel", views)
+
+
+def test_a_fit_leaves_asset_scores_and_placement_and_loads_no_prior(data, tmp_path, monkeypatch):
+    def untouched(*_):
+        raise AssertionError("a fit has no prior")
+
+    monkeypatch.setattr(run, "build_teacher", untouched)
+    settings = load("fit", [f"data={data}", f"output={tmp_path / 'runs'}", "representation=hashgrid", *SMALL]).settings
+    result = execute(settings, "fit")
+    assert result.files["glb"].name == "a-barrel.glb"
+    assert status_of(result.folder)["state"] == "finished"
+    metrics = json.loads((result.folder / "metrics.json").read_text())
+    assert metrics["test/psnr_foreground"] > 17
+    assert metrics["test/psnr"] > metrics["test/psnr_foreground"]
+    assert 0.5 < metrics["test/ssim"] < 1
+    held_out = 3 if "transforms.json" not in {path.name for path in data.iterdir()} else 2
+    assert (len(metrics["test_images"]), metrics["train_images"]) == (held_out, 16 if held_out == 3 else 14)
+    mean = sum(image["psnr"] for image in metrics["test_images"]) / held_out
+    assert metrics["test/psnr"] == pytest.approx(mean)
+    placement = json.loads((result.folder / "placement.json").read_text())
+    assert placement["center"] == pytest.approx([3.0, 0.0, 0.0], abs=0.15)
+    assert placement["data_from_scene"][0][0] == pytest.approx(1 / placement["scale"])
+    assert (result.folder / "previews" / "test.png").stat().st_size
+    assert not (result.folder / "prompts").exists()
+
+
+def test_bad_data_fails_in_one_line_before_anything_is_built(data, tmp_path, capsys):
+    for file in sorted(data.rglob("*.png"))[-1:]:
+        file.write_bytes(file.read_bytes()[:60])
+    assert main(["--config", "fit", f"data={data}", f"output={tmp_path / 'runs'}", *SMALL]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "replace the file" in err
+    assert status_of(only_run(tmp_path / "runs"))["state"] == "failed"
+
+
+def test_a_dry_run_estimates_a_fit(data, tmp_path):
+    found = estimate(load("fit", [f"data={data}", f"output={tmp_path / 'runs'}", *SMALL]).settings)
+    assert {"loading", "stage fit, optimization", "export"} == set(found.parts)
+    assert found.seconds == pytest.approx(sum(found.parts.values()))
