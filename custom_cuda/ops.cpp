@@ -9,5 +9,9 @@ TORCH_LIBRARY(threedgen, m) {
   m.def("composite(Tensor sigma, Tensor features, Tensor offsets, float step) -> (Tensor, Tensor, Tensor)");
   m.def("composite_backward(Tensor grad_out, Tensor grad_transmittance, Tensor grad_weights, Tensor sigma, Tensor features, Tensor offsets, Tensor transmittance, float step) -> (Tensor, Tensor)");
   m.def("rasterize(Tensor clip, Tensor faces, int height, int width) -> (Tensor, Tensor)");
+  m.def("barycentric(Tensor clip, Tensor faces, Tensor face) -> Tensor");
+  m.def("barycentric_backward(Tensor grad, Tensor clip, Tensor faces, Tensor face) -> Tensor");
+  m.def("interpolate(Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> Tensor");
+  m.def("interpolate_backward(Tensor grad, Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> (Tensor, Tensor)");
   m.def("cpu_isa() -> str");
 }

@@ -32,3 +32,5 @@ def test_cuda_sources_compile(tmp_path: Path) -> None:
     kernels = (tmp_path / "all.ptx").read_text()
     for operator in ("hash_grid_forward", "hash_grid_backward_table", "hash_grid_backward_x", "write_samples", "composite_rays_backward"):
         assert operator in kernels
+    for operator in ("barycentric_forward", "barycentric_backward_pixels", "interpolate_forward", "interpolate_backward_pixels"):
+        assert operator in kernels

@@ -27,6 +27,10 @@ SCHEMAS = (
     "composite_backward(Tensor grad_out, Tensor grad_transmittance, Tensor grad_weights, Tensor sigma, Tensor features, "
     "Tensor offsets, Tensor transmittance, float step) -> (Tensor, Tensor)",
     "rasterize(Tensor clip, Tensor faces, int height, int width) -> (Tensor, Tensor)",
+    "barycentric(Tensor clip, Tensor faces, Tensor face) -> Tensor",
+    "barycentric_backward(Tensor grad, Tensor clip, Tensor faces, Tensor face) -> Tensor",
+    "interpolate(Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> Tensor",
+    "interpolate_backward(Tensor grad, Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> (Tensor, Tensor)",
     "cpu_isa() -> str",
 )
 BUILD = "`python setup.py build_ext --inplace` in the repository, or `pip install --no-build-isolation .`, builds them"

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from threedgen.cameras import Cameras
+from threedgen.ops.interpolate import interpolate
 from threedgen.ops.rasterize import rasterize
 from threedgen.representations.base import Mesh, Render
 from threedgen.representations.mesh_loading import load_mesh
@@ -45,10 +46,10 @@ def render_mesh(
     homogeneous = F.pad(mesh.vertices, (0, 1), value=1.0)
     clip = torch.einsum("bij,vj->bvi", fine.view_projection(), homogeneous)
     face, barycentric = rasterize(clip, mesh.faces, fine.height, fine.width)
-    view, row, column = torch.nonzero(face >= 0, as_tuple=True)
-    seen, weight = face[view, row, column], barycentric[view, row, column]
     attributes = torch.cat([mesh.vertices, vertex_normals(mesh.vertices, mesh.faces), _attribute(mesh)], -1)
-    point, normal, colour = _interpolate(attributes, mesh.faces[seen], weight).tensor_split([3, 6], -1)
+    view, row, column = torch.nonzero(face >= 0, as_tuple=True)
+    seen = face[view, row, column]
+    point, normal, colour = interpolate(attributes, mesh.faces, face, barycentric)[view, row, column].tensor_split([3, 6], -1)
     to_eye = cameras.positions[view] - point
     distance = to_eye.norm(dim=-1, keepdim=True)
     behind = (_face_normals(mesh.vertices, mesh.faces)[seen] * to_eye).sum(-1, keepdim=True) < 0
@@ -75,12 +76,6 @@ def _attribute(mesh: Mesh) -> Tensor:
     if mesh.texture is not None and mesh.uv is not None:
         return mesh.uv
     return mesh.vertices.new_full(mesh.vertices.shape, PLAIN) if mesh.vertex_rgb is None else mesh.vertex_rgb
-
-
-def _interpolate(attributes: Tensor, corners: Tensor, weight: Tensor) -> Tensor:
-    """[N,C] weighted means of attributes [V,C] at the corners [N,3] of faces, weights [N,3]."""
-    a, b, c = (attributes[corners[:, k]] * weight[:, k, None] for k in range(3))
-    return a + b + c
 
 
 def _face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
