@@ -13,5 +13,7 @@ TORCH_LIBRARY(threedgen, m) {
   m.def("barycentric_backward(Tensor grad, Tensor clip, Tensor faces, Tensor face) -> Tensor");
   m.def("interpolate(Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> Tensor");
   m.def("interpolate_backward(Tensor grad, Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> (Tensor, Tensor)");
+  m.def("silhouettes(Tensor clip, Tensor faces, Tensor face, Tensor adjacency) -> Tensor");
+  m.def("silhouettes_backward(Tensor grad, Tensor clip, Tensor faces, Tensor face, Tensor adjacency) -> Tensor");
   m.def("cpu_isa() -> str");
 }

@@ -1,15 +1,20 @@
 """Differentiable operators with compiled kernels and pure-torch twins behind one interface."""
 
 from threedgen.ops._library import backend, cpu_isa
+from threedgen.ops.adjacency import adjacent_edges
+from threedgen.ops.antialias import antialias
 from threedgen.ops.barycentric import barycentric
 from threedgen.ops.composite import composite
 from threedgen.ops.hash_grid import HashGridSpec, hash_grid
 from threedgen.ops.interpolate import interpolate
 from threedgen.ops.rasterize import rasterize
 from threedgen.ops.ray_march import march_rays, ray_indices
+from threedgen.ops.silhouettes import silhouettes
 
 __all__ = [
     "HashGridSpec",
+    "adjacent_edges",
+    "antialias",
     "backend",
     "barycentric",
     "composite",
@@ -19,4 +24,5 @@ __all__ = [
     "march_rays",
     "rasterize",
     "ray_indices",
+    "silhouettes",
 ]

@@ -31,6 +31,8 @@ SCHEMAS = (
     "barycentric_backward(Tensor grad, Tensor clip, Tensor faces, Tensor face) -> Tensor",
     "interpolate(Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> Tensor",
     "interpolate_backward(Tensor grad, Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> (Tensor, Tensor)",
+    "silhouettes(Tensor clip, Tensor faces, Tensor face, Tensor adjacency) -> Tensor",
+    "silhouettes_backward(Tensor grad, Tensor clip, Tensor faces, Tensor face, Tensor adjacency) -> Tensor",
     "cpu_isa() -> str",
 )
 BUILD = "`python setup.py build_ext --inplace` in the repository, or `pip install --no-build-isolation .`, builds them"
