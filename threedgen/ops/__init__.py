@@ -7,6 +7,7 @@ from threedgen.ops.barycentric import barycentric
 from threedgen.ops.composite import composite
 from threedgen.ops.hash_grid import HashGridSpec, hash_grid
 from threedgen.ops.interpolate import interpolate
+from threedgen.ops.marching_tets import marching_tets, tet_grid
 from threedgen.ops.rasterize import rasterize
 from threedgen.ops.ray_march import march_rays, ray_indices
 from threedgen.ops.silhouettes import silhouettes
@@ -22,7 +23,9 @@ __all__ = [
     "hash_grid",
     "interpolate",
     "march_rays",
+    "marching_tets",
     "rasterize",
     "ray_indices",
     "silhouettes",
+    "tet_grid",
 ]
