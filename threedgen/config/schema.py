@@ -131,6 +131,53 @@ class HashGridSettings:
             raise ValueError(f"max_resolution ({self.max_resolution}) must not be below base_resolution ({self.base_resolution})")
 
 
+@register("representation", "dmtet")
+@dataclass
+class DMTetSettings:
+    """A surface from signed distances on a deformable tetrahedral grid (DMTet, arXiv 2111.04276), coloured by a hash grid."""
+
+    resolution: int = setting(48, "cells of the tetrahedral grid along an axis", unit="cells", low=4, high=256)
+    radius: float = setting(1.0, "half side of the cube that holds the grid", unit="scene radii", low=0.1, high=100.0)
+    shape: str = setting("sphere", "what it is at first", choices=("sphere", "ellipsoid", "mesh"))
+    shape_radius: float = setting(
+        0.5,
+        "radius of the sphere; of the ellipsoid before its axes; that a mesh is scaled to reach",
+        unit="scene radii",
+        low=0.01,
+        high=100.0,
+    )
+    shape_axes: list[float] = setting(
+        [1.0, 1.0, 1.0], "semi-axes of the ellipsoid along x, y, z, times shape_radius", low=0.05, high=20.0, length=3
+    )
+    shape_file: str = setting("", "mesh file (GLB, OBJ, PLY) of the shape mesh; what it encloses is solid", unit="path")
+    normals: str = setting("vertex", "normals of the faces, or smooth ones, means at the vertices", choices=("vertex", "face"))
+    shading: str = setting(
+        "albedo",
+        "what is shown: the colour alone; lit from the camera, so that shape shows; or the normals in place of colours (0.5 + 0.5 n)",
+        choices=("albedo", "lambert", "normal"),
+    )
+    levels: int = setting(12, "resolution levels of the hash grid of colours", low=1, high=32)
+    features: int = setting(2, "features a level", low=1, high=8)
+    log2_table: int = setting(15, "log2 of the rows of a level's table", low=8, high=24)
+    base_resolution: int = setting(8, "resolution of the coarsest level", unit="cells", low=2, high=512)
+    max_resolution: int = setting(256, "resolution of the finest level", unit="cells", low=2, high=8192)
+    hidden: int = setting(32, "width of the one hidden layer", low=4, high=256)
+    background: str = setting("white", "what is seen behind the object", choices=("white", "grey", "black", "learned", "random"))
+
+    def check(self) -> None:
+        """The shape fits into the grid and has what it needs; the finest level is not coarser than the coarsest."""
+        if self.max_resolution < self.base_resolution:
+            raise ValueError(f"max_resolution ({self.max_resolution}) must not be below base_resolution ({self.base_resolution})")
+        if (self.shape == "mesh") != bool(self.shape_file):
+            raise ValueError(f"shape_file goes with shape: mesh, got shape: {self.shape} and shape_file: '{self.shape_file}'")
+        if self.shape != "ellipsoid" and self.shape_axes != [1.0, 1.0, 1.0]:
+            raise ValueError(f"shape_axes goes with shape: ellipsoid, got shape: {self.shape}")
+        if self.shape_radius * max(self.shape_axes) >= self.radius:
+            raise ValueError(
+                f"the shape reaches {self.shape_radius * max(self.shape_axes):g}, beyond the radius {self.radius:g} of the grid"
+            )
+
+
 @dataclass
 class RegularizerSettings:
     """Weights of penalties on the rendering; 0 switches a penalty off (and saves its cost)."""
@@ -141,6 +188,10 @@ class RegularizerSettings:
     orientation: Any = setting(0.0, "normals that face away from the camera (Ref-NeRF)", low=0.0, scheduled=True)
     z_variance: Any = setting(0.0, "variance of the depth along opaque rays (HiFA): thin surfaces", low=0.0, scheduled=True)
     entropy: Any = setting(0.0, "entropy of the weights along opaque rays (HiFA's z-entropy): few samples", low=0.0, scheduled=True)
+    normal_consistency: Any = setting(0.0, "1 - cosine between neighbouring faces of a mesh: smooth surfaces", low=0.0, scheduled=True)
+    laplacian: Any = setting(
+        0.0, "distance of a mesh's vertices from the means of their neighbours: even surfaces", low=0.0, scheduled=True
+    )
 
 
 @dataclass

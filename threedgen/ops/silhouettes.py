@@ -10,7 +10,7 @@ lengths over rows or columns, and its derivative is exact.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,7 +52,8 @@ def silhouettes(clip: Tensor, faces: Tensor, face: Tensor, adjacency: Tensor) ->
     return torch.ops.threedgen.silhouettes(clip, faces, face, adjacency)
 
 
-class Segments(NamedTuple):
+@dataclass(frozen=True)
+class Segments:
     """Segments [N] between pixel centres: image and face they start from, ends [N,2], whether they are level."""
 
     image: Tensor
@@ -61,8 +62,9 @@ class Segments(NamedTuple):
     end: Tensor
     level: Tensor
 
-    def __getitem__(self, chosen: Tensor) -> Segments:  # type: ignore[override]
-        return Segments(*(tensor[chosen] for tensor in self))
+    def at(self, chosen: Tensor) -> Segments:
+        """Some of the segments."""
+        return Segments(self.image[chosen], self.face[chosen], self.start[chosen], self.end[chosen], self.level[chosen])
 
 
 def silhouettes_reference(clip: Tensor, faces: Tensor, face: Tensor, adjacency: Tensor) -> Tensor:
@@ -117,10 +119,11 @@ def _outlines(clip: Tensor, faces: Tensor, adjacency: Tensor, segments: Segments
     for _ in range(LONGEST_WALK):
         if not len(alive):
             break
-        here = segments[alive]
+        here = segments.at(alive)
         corners = faces[current[alive]]
         leave = _exits(clip[here.image[:, None], corners], here, entry[alive])
-        alive, corners, leave, here = (tensor[leave >= 0] for tensor in (alive, corners, leave, here))  # type: ignore[assignment]
+        going = leave >= 0
+        alive, corners, leave, here = alive[going], corners[going], leave[going], here.at(going)
         i, j, own = (corners.gather(1, (leave[:, None] + k) % 3)[:, 0] for k in (1, 2, 0))
         beyond = adjacency[current[alive], leave]
         ends = (beyond < 0) | _folds_back(clip, faces.flatten()[beyond.clamp_min(0)], i, j, own, here.image)

@@ -14,7 +14,7 @@ from threedgen.ops.rasterize import rasterize
 from threedgen.representations.base import Mesh, Render
 from threedgen.representations.mesh_loading import load_mesh
 
-__all__ = ["load_mesh", "render_mesh", "sample_texture", "vertex_normals"]
+__all__ = ["lambert", "load_mesh", "render_mesh", "sample_texture", "vertex_normals"]
 
 Shading = Literal["albedo", "lambert", "normal"]
 PLAIN = 0.8  # grey of a mesh without colours
@@ -59,8 +59,7 @@ def render_mesh(
     else:
         rgb = colour if mesh.texture is None or mesh.uv is None else sample_texture(mesh.texture, colour)
         if shading == "lambert":
-            facing = (normal * to_eye / distance).sum(-1, keepdim=True).clamp_min(0)
-            rgb = rgb * (AMBIENT + (1 - AMBIENT) * facing)
+            rgb = lambert(rgb, normal, to_eye / distance)
 
     samples = torch.cat([rgb, torch.ones_like(distance), distance, normal], -1)
     image = samples.new_zeros(*face.shape, samples.shape[-1])
@@ -69,6 +68,12 @@ def render_mesh(
     rgb, alpha, depth, normal = image.split([3, 1, 1, 3], -1)
     backdrop = torch.as_tensor(background, dtype=rgb.dtype, device=rgb.device)
     return Render(rgb + (1 - alpha) * backdrop, alpha, depth, F.normalize(normal, dim=-1) * alpha)
+
+
+def lambert(rgb: Tensor, normal: Tensor, to_eye: Tensor) -> Tensor:
+    """Colours [N,3] lit softly from the camera; unit normals and directions to the eye [N,3]."""
+    facing = (normal * to_eye).sum(-1, keepdim=True).clamp_min(0)
+    return rgb * (AMBIENT + (1 - AMBIENT) * facing)
 
 
 def _attribute(mesh: Mesh) -> Tensor:

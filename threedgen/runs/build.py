@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import HashGridSettings, RunSettings, StageSettings
+from threedgen.config.schema import DMTetSettings, HashGridSettings, RunSettings, StageSettings
 from threedgen.draws import generator
 from threedgen.errors import UserError
 from threedgen.guidance.core import Teacher
@@ -19,6 +19,7 @@ from threedgen.priors.base import Prior
 from threedgen.priors.loading import load_prior
 from threedgen.priors.prompts import PERP_NEG, PromptBank
 from threedgen.representations.base import Representation
+from threedgen.representations.dmtet import DMTet
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.representations.mesh import render_mesh
 from threedgen.representations.mesh_loading import load_mesh
@@ -26,7 +27,7 @@ from threedgen.representations.particles import Particles
 from threedgen.shipped import shipped_folder
 
 ANALYTIC_RESOLUTION = 64
-REPRESENTATIONS: dict[type, Callable[..., Representation]] = {HashGridSettings: HashGridField}
+REPRESENTATIONS: dict[type, Callable[..., Representation]] = {HashGridSettings: HashGridField, DMTetSettings: DMTet}
 
 
 def pick_device(name: str) -> str:
