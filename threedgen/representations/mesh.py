@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from threedgen.cameras import Cameras
 from threedgen.ops.interpolate import interpolate
 from threedgen.ops.rasterize import rasterize
+from threedgen.ops.texture import sample_texture
 from threedgen.representations.base import Mesh, Render
 from threedgen.representations.mesh_loading import load_mesh
 
-__all__ = ["lambert", "load_mesh", "render_mesh", "sample_texture", "vertex_normals"]
+__all__ = ["lambert", "load_mesh", "render_mesh", "vertex_normals"]
 
 Shading = Literal["albedo", "lambert", "normal"]
 PLAIN = 0.8  # grey of a mesh without colours
@@ -87,13 +88,6 @@ def _face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """[F,3] normals, as long as twice the face's area."""
     a, b, c = vertices[faces].unbind(1)
     return torch.linalg.cross(b - a, c - a)
-
-
-def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
-    """[N,C] bilinear lookup of texture [H,W,C] at uv [N,2] (origin at the top left), clamped at the border."""
-    grid = (2 * uv - 1)[None, None]
-    looked_up = F.grid_sample(texture.permute(2, 0, 1)[None], grid, padding_mode="border", align_corners=False)
-    return looked_up[0, :, 0].T
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
