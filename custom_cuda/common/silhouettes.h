@@ -24,6 +24,7 @@ struct Outline {
   bool counts;      // ... at an edge that runs across the segment, more than along it
   int64_t i, j;     // its vertices
   double along;     // share of the way from a to b
+  int64_t arrived;  // where there is none: the face under b, -1 where the walk was given up
 };
 
 template <typename T>
@@ -39,7 +40,7 @@ HOST_DEVICE Outline outline_from(const T* clip, const MeshSurface& mesh, int64_t
   int entry = -1;
   for (int step = 0; step < longest_walk; ++step) {
     const int64_t* corner = corners_of(mesh.faces, mesh.face_count, mesh.vertices, face);
-    if (corner == nullptr) return {};
+    if (corner == nullptr) return {false, false, 0, 0, 0.0, -1};
     const T* vertex[3] = {clip + 4 * corner[0], clip + 4 * corner[1], clip + 4 * corner[2]};
     Vector2 from[3], to[3];
     for (int k = 0; k < 3; ++k) from[k] = offset_from(a, vertex[k]), to[k] = offset_from(b, vertex[k]);
@@ -54,7 +55,7 @@ HOST_DEVICE Outline outline_from(const T* clip, const MeshSurface& mesh, int64_t
       const double crossed = at_a / (at_a - at_b);
       if (exit < 0 || crossed < along) exit = k, along = crossed;
     }
-    if (exit < 0) return {};
+    if (exit < 0) return {false, false, 0, 0, 0.0, face};
     const int i = (exit + 1) % 3, j = (exit + 2) % 3;
     const int64_t beyond = mesh.adjacency[3 * face + exit];
     const bool ends = beyond < 0 || beyond >= 3 * mesh.face_count || mesh.faces[beyond] < 0 || mesh.faces[beyond] >= mesh.vertices;
@@ -62,11 +63,11 @@ HOST_DEVICE Outline outline_from(const T* clip, const MeshSurface& mesh, int64_t
       const double x = fabs(vertex[i][0] / static_cast<double>(vertex[i][3]) - vertex[j][0] / static_cast<double>(vertex[j][3])) * mesh.width / 2;
       const double y = fabs(vertex[i][1] / static_cast<double>(vertex[i][3]) - vertex[j][1] / static_cast<double>(vertex[j][3])) * mesh.height / 2;
       const bool counts = a.y == b.y ? y >= x && y >= shortest_outline : x > y && x >= shortest_outline;
-      return {true, counts, corner[i], corner[j], along};
+      return {true, counts, corner[i], corner[j], along, -1};
     }
     face = beyond / 3, entry = static_cast<int>(beyond % 3);
   }
-  return {};
+  return {false, false, 0, 0, 0.0, -1};
 }
 
 template <typename T>
@@ -100,6 +101,7 @@ HOST_DEVICE Shift shift_between(const T* clip, const MeshSurface& mesh, const in
     const Vector2 from = forward ? a : b, to = forward ? b : a;
     const Outline outline = outline_from(clip, mesh, forward ? here : there, from, to);
     if (outline.found) return {outline.counts, outline, from, to, forward ? 1.0 : -1.0};
+    if (outline.arrived == (forward ? there : here)) return {};  // both pixels see one piece of the surface
   }
   return {};
 }

@@ -26,8 +26,8 @@ SHORTEST_OUTLINE = 1 / 256  # pixels that an edge must extend across the segment
 def silhouettes(clip: Tensor, faces: Tensor, face: Tensor, adjacency: Tensor) -> Tensor:
     """How far an outline lies from the border between two pixels.
 
-    Where both pixels show surfaces, the one nearer at its own pixel is followed first. Differentiable once, in `clip`, where z plays no
-    part; on CUDA the order of sums varies from run to run.
+    Where both pixels show surfaces, the one nearer at its own pixel is followed first, and the other one if that leads
+    elsewhere. Differentiable once, in `clip`, where z plays no part; on CUDA the order of sums varies from run to run.
 
     Args:
         clip: [B,V,4] float32 or float64, positions in clip space.
@@ -80,10 +80,10 @@ def silhouettes_reference(clip: Tensor, faces: Tensor, face: Tensor, adjacency: 
         pair, other = (torch.stack(torch.nonzero(mask, as_tuple=True))[:, differs] for mask in (here, there))
         first = depth[here][differs] <= depth[there][differs]
         start, end = torch.where(first, pair, other), torch.where(first, other, pair)
-        near, met = _shifts(position, faces, face, adjacency, start, end)
-        far, _ = _shifts(position, faces, face, adjacency, end, start)
-        sign = torch.where(first, 1.0, -1.0)
-        shift = shift.index_put((*pair, pair.new_tensor(axis)), torch.where(met, near, -far) * sign)
+        near, done = _shifts(position, faces, face, adjacency, start, end)
+        far, _ = _shifts(position, faces, face, adjacency, end[:, ~done], start[:, ~done])
+        both = near.index_put((torch.nonzero(~done)[:, 0],), -far)
+        shift = shift.index_put((*pair, pair.new_tensor(axis)), both * torch.where(first, 1.0, -1.0))
     return shift.to(clip.dtype)
 
 
@@ -96,10 +96,13 @@ def _depth(clip: Tensor, faces: Tensor, face: Tensor) -> Tensor:
 
 
 def _shifts(clip: Tensor, faces: Tensor, face: Tensor, adjacency: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Signed distances [N] of outlines from the middle between pixels (image, row, column) [3,N], and where outlines were met [N]."""
+    """Signed distances [N] of outlines from the middle between pixels (image, row, column) [3,N], and where nothing is left to find [N].
+
+    That is where an outline was met, or the end was reached on the face that is seen there.
+    """
     centres = pixel_centres(face)
     segments = Segments(start[0], face[tuple(start)], centres[tuple(start[1:])], centres[tuple(end[1:])], start[1] == end[1])
-    edge, met = _outlines(clip.detach(), faces, adjacency, segments)
+    edge, met, arrived = _outlines(clip.detach(), faces, adjacency, segments)
     low, high = (clip[segments.image[met], edge[met, k]] for k in (0, 1))
     at_start, at_end = (_edge_function(low, high, point[met]) for point in (segments.start, segments.end))
     along = at_start / (at_start - at_end)
@@ -108,14 +111,16 @@ def _shifts(clip: Tensor, faces: Tensor, face: Tensor, adjacency: Tensor, start:
     extent = ((low[:, :2] / low[:, 3:] - high[:, :2] / high[:, 3:]).abs() * size).detach()
     across, level = torch.where(segments.level[met, None], extent.flip(-1), extent), segments.level[met]
     counts = ((across[:, 0] > across[:, 1]) | (level & (across[:, 0] == across[:, 1]))) & (across[:, 0] >= SHORTEST_OUTLINE)
-    return clip.new_zeros(len(met)).index_put((met.nonzero()[:, 0],), torch.where(counts, along - 0.5, 0.0)), met
+    return clip.new_zeros(len(met)).index_put((met.nonzero()[:, 0],), torch.where(counts, along - 0.5, 0.0)), met | (
+        (arrived == face[tuple(end)]) & (arrived >= 0)
+    )
 
 
-def _outlines(clip: Tensor, faces: Tensor, adjacency: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
-    """Vertices [N,2] of the edges at which the surface ends on the way along segments, and whether it does [N]."""
+def _outlines(clip: Tensor, faces: Tensor, adjacency: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+    """Vertices [N,2] of the edges at which the surface ends along segments, whether it does [N], else the last face [N] or -1."""
     edge, met = faces.new_zeros(len(segments.face), 2), torch.zeros_like(segments.face, dtype=torch.bool)
     alive = torch.nonzero(segments.face >= 0)[:, 0]
-    current, entry = segments.face.clone(), torch.full_like(segments.face, -1)
+    current, entry, arrived = segments.face.clone(), torch.full_like(segments.face, -1), torch.full_like(segments.face, -1)
     for _ in range(LONGEST_WALK):
         if not len(alive):
             break
@@ -123,6 +128,7 @@ def _outlines(clip: Tensor, faces: Tensor, adjacency: Tensor, segments: Segments
         corners = faces[current[alive]]
         leave = _exits(clip[here.image[:, None], corners], here, entry[alive])
         going = leave >= 0
+        arrived[alive[~going]] = current[alive[~going]]
         alive, corners, leave, here = alive[going], corners[going], leave[going], here.at(going)
         i, j, own = (corners.gather(1, (leave[:, None] + k) % 3)[:, 0] for k in (1, 2, 0))
         beyond = adjacency[current[alive], leave]
@@ -130,7 +136,7 @@ def _outlines(clip: Tensor, faces: Tensor, adjacency: Tensor, segments: Segments
         edge[alive[ends]], met[alive[ends]] = torch.stack([i, j], -1)[ends], True
         alive, beyond = alive[~ends], beyond[~ends]
         current[alive], entry[alive] = torch.div(beyond, 3, rounding_mode="floor"), beyond % 3
-    return edge, met
+    return edge, met, arrived
 
 
 def _exits(corners: Tensor, segments: Segments, entry: Tensor) -> Tensor:
