@@ -13,16 +13,36 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from threedgen.cameras import orbit_cameras
-from threedgen.ops import HashGridSpec, backend, composite, cpu_isa, hash_grid, march_rays, splat
+from threedgen.ops import (
+    HashGridSpec,
+    adjacent_edges,
+    backend,
+    barycentric,
+    composite,
+    cpu_isa,
+    hash_grid,
+    interpolate,
+    march_rays,
+    marching_tets,
+    rasterize,
+    silhouettes,
+    splat,
+    tet_grid,
+)
+from threedgen.ops.barycentric import barycentric_reference
 from threedgen.ops.composite import composite_reference
 from threedgen.ops.hash_grid import hash_grid_reference
+from threedgen.ops.interpolate import interpolate_reference
+from threedgen.ops.rasterize import rasterize_reference
 from threedgen.ops.ray_march import march_rays_reference
+from threedgen.ops.silhouettes import silhouettes_reference
 from threedgen.ops.splat import TILE, box_extent, splat_bins_reference, splat_reference
 
 RESULTS = Path(__file__).parent / "results"
@@ -127,6 +147,40 @@ def splat_row(count: int, views: int, side: int, deviation: float, device: torch
     return compare("splat", size, kernel, twin, device)
 
 
+def ball_in_clip_space(views: int, cells: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """clip [B,V,4] of a ball from a tetrahedral grid, its faces, and the face at every pixel."""
+    positions, tets = (tensor.to(device) for tensor in tet_grid(cells))
+    vertices, faces = marching_tets(positions.norm(dim=-1) - 0.8, positions, tets)
+    cameras = orbit_cameras([360.0 * k / views for k in range(views)], elevation=20, distance=2.6, fovy=40, height=size, width=size)
+    clip = torch.einsum("bij,vj->bvi", cameras.to(device).view_projection(), torch.nn.functional.pad(vertices, (0, 1), value=1.0))
+    return clip, faces, rasterize(clip, faces, size, size)[0]
+
+
+def mesh_rows(size: int, device: torch.device) -> list[Row]:
+    """The operators on the pixels of a mesh, four views of size^2 pixels."""
+    clip, faces, face = ball_in_clip_space(4, 32, size, device)
+    adjacency, weights = adjacent_edges(faces), barycentric(clip, faces, face).requires_grad_()
+    attributes = torch.rand(*clip.shape[:2], 8, device=device, requires_grad=True)
+    clip.requires_grad_()
+    cases = {
+        "rasterize": (rasterize, rasterize_reference, (clip.detach(), faces, size, size), ()),
+        "barycentric": (barycentric, barycentric_reference, (clip, faces, face), (clip,)),
+        "interpolate": (interpolate, interpolate_reference, (attributes, faces, face, weights), (attributes, weights)),
+        "silhouettes": (silhouettes, silhouettes_reference, (clip, faces, face, adjacency), (clip,)),
+    }
+
+    def run(function: Callable[..., Tensor], arguments: tuple, wanted: tuple[Tensor, ...]) -> None:
+        out = function(*arguments)
+        if wanted:
+            torch.autograd.grad(out.sum(), wanted)
+
+    description = f"4 x {size}^2 pixels, {len(faces) // 1000}k faces"
+    return [
+        compare(name, description, partial(run, kernel, arguments, wanted), partial(run, twin, arguments, wanted), device)
+        for name, (kernel, twin, arguments, wanted) in cases.items()
+    ]
+
+
 def processor(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -147,6 +201,7 @@ def main() -> None:
     rows = [hash_grid_row(*grid, device) for grid in grids]
     rows += [march_row(64, device), march_row(128, device), composite_row(device)]
     rows += [splat_row(*cloud, device) for cloud in ((5_000, 4, 64, 2.2), (20_000, 1, 256, 4.0))]
+    rows += [*mesh_rows(64, device), *mesh_rows(256, device)]
     load = round(os.getloadavg()[0], 1)
     print(f"{processor(device)}, torch {torch.__version__}, load {load} on {os.cpu_count()} cores\n")
     print(f"{'op':<12}{'size':<46}{'twin ms':>10}{'kernel ms':>12}{'ratio':>8}")

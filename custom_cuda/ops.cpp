@@ -12,5 +12,11 @@ TORCH_LIBRARY(threedgen, m) {
   m.def("splat_bins(Tensor mean, Tensor extent, Tensor depth, int height, int width, int tile) -> (Tensor, Tensor)");
   m.def("splat(Tensor mean, Tensor conic, Tensor opacity, Tensor features, Tensor extent, Tensor entries, Tensor offsets, int height, int width, int tile) -> (Tensor, Tensor, Tensor)");
   m.def("splat_backward(Tensor grad_out, Tensor grad_transmittance, Tensor mean, Tensor conic, Tensor opacity, Tensor features, Tensor extent, Tensor entries, Tensor offsets, Tensor transmittance, Tensor last, int height, int width, int tile) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("barycentric(Tensor clip, Tensor faces, Tensor face) -> Tensor");
+  m.def("barycentric_backward(Tensor grad, Tensor clip, Tensor faces, Tensor face) -> Tensor");
+  m.def("interpolate(Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> Tensor");
+  m.def("interpolate_backward(Tensor grad, Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> (Tensor, Tensor)");
+  m.def("silhouettes(Tensor clip, Tensor faces, Tensor face, Tensor adjacency) -> Tensor");
+  m.def("silhouettes_backward(Tensor grad, Tensor clip, Tensor faces, Tensor face, Tensor adjacency) -> Tensor");
   m.def("cpu_isa() -> str");
 }

@@ -23,6 +23,8 @@ GUIDANCE = "stages.coarse.guidance"
         ([f"{GUIDANCE}.type=csd", f"{GUIDANCE}.rescale=0.5"], "rescale plays no part in this rule"),
         ([f"{GUIDANCE}.type=csd", f"{GUIDANCE}.cfg=20"], "cfg plays no part in this rule"),
         ([f"{GUIDANCE}.type=csm", f"{GUIDANCE}.cfg_mode=none"], "needs cfg_mode two_branch"),
+        (["representation=gaussians"], "looks at samples along rays"),
+        (["stages.coarse.regularizers.laplacian=1"], "looks at the faces of a mesh"),
         (["negative_prompt=blur", f"{GUIDANCE}.type=nfsd"], "negative_prompt plays no part"),
         (["negative_prompt=blur", f"{GUIDANCE}.type=sds", f"{GUIDANCE}.perp_neg=1"], "negative_prompt plays no part"),
         (["negative_prompt=blur", f"{GUIDANCE}.type=sds", f"{GUIDANCE}.cfg_mode=none"], "negative_prompt plays no part"),

@@ -16,8 +16,9 @@ from tests.export.shapes import box, joined, noise, sphere, waves
 from threedgen.errors import UserError
 from threedgen.export import bake_texture, unwrap_mesh, write_glb
 from threedgen.export.gltf import asset_positions, scene_from_asset, vertex_tangents
+from threedgen.ops.texture import sample_texture
 from threedgen.representations.base import Mesh
-from threedgen.representations.mesh import sample_texture, vertex_normals
+from threedgen.representations.mesh import vertex_normals
 
 ROOT = Path(__file__).parents[2]
 WIDTH = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}

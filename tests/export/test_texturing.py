@@ -8,8 +8,8 @@ from tests.export.shapes import box, sphere, waves
 from threedgen.errors import UserError
 from threedgen.export import bake_texture, unwrap_mesh
 from threedgen.ops.rasterize import rasterize
+from threedgen.ops.texture import sample_texture
 from threedgen.representations.base import Mesh
-from threedgen.representations.mesh import sample_texture
 
 
 def surface_samples(mesh: Mesh, per_face: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -41,3 +41,7 @@ def test_cuda_sources_compile(tmp_path: Path) -> None:
     kernels = (tmp_path / "all.ptx").read_text()
     for operator in KERNELS:
         assert operator in kernels
+    for operator in ("barycentric_forward", "barycentric_backward_pixels", "interpolate_forward", "interpolate_backward_pixels"):
+        assert operator in kernels
+    for operator in ("silhouettes_forward", "silhouettes_backward_pairs"):
+        assert operator in kernels

@@ -12,7 +12,7 @@ from PIL import Image
 from threedgen.cameras import orbit_cameras
 from threedgen.errors import UserError
 from threedgen.representations.base import Mesh
-from threedgen.representations.mesh import load_mesh, render_mesh, sample_texture, vertex_normals
+from threedgen.representations.mesh import load_mesh, render_mesh, vertex_normals
 
 
 def sphere(radius: float = 0.8, level: int = 4) -> Mesh:
@@ -82,12 +82,6 @@ def test_a_face_seen_from_behind_is_lit_as_from_the_front():
     ball = sphere()
     turned = Mesh(ball.vertices, ball.faces.flip(-1))
     assert torch.allclose(render_mesh(ball, cameras, shading="lambert").rgb, render_mesh(turned, cameras, shading="lambert").rgb, atol=1e-5)
-
-
-def test_texture_lookup_is_bilinear_from_the_top_left():
-    texture = torch.tensor([[0.0, 1.0], [2.0, 3.0]])[..., None]
-    uv = torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.5, 0.5], [0.0, 0.0]])
-    assert sample_texture(texture, uv)[:, 0].tolist() == pytest.approx([0.0, 1.0, 2.0, 1.5, 0.0])
 
 
 def test_normals_of_a_sphere_are_radial_also_across_split_vertices():

@@ -15,7 +15,7 @@ from threedgen.guidance.images import Images
 from threedgen.representations.base import Render, Representation
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.systems.distillation import Distillation
-from threedgen.systems.fitting import ImagesObjective, casts_rays, fit_objective
+from threedgen.systems.fitting import ImagesObjective, fit_objective
 
 SIZE = 16
 
@@ -133,8 +133,8 @@ def test_views_of_a_step_differ(images):
 
 
 def test_rays_are_cast_where_a_representation_can(images):
-    assert casts_rays(Rays(images))
-    assert not casts_rays(Truth(images))
+    assert Rays(images).casts_rays
+    assert not Truth(images).casts_rays
 
 
 def stage(background: str = "black") -> StageSettings:

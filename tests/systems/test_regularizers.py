@@ -5,12 +5,14 @@ import torch
 from torch import Tensor
 
 from threedgen.config.schema import RegularizerSettings
-from threedgen.representations.base import Render, Samples
+from threedgen.representations.base import Mesh, Render, Samples
 from threedgen.systems.regularizers import (
     PENALTIES,
     distortion,
     entropy,
+    laplacian,
     needs_normals,
+    normal_consistency,
     opaque,
     orientation,
     penalties,
@@ -193,6 +195,40 @@ def test_penalties_that_cannot_be_computed_say_so():
         orientation(volume(normals=False))
     with pytest.raises(ValueError, match="samples of a volume rendering"):
         distortion(image([0.5]))
+    with pytest.raises(ValueError, match="surface of a mesh"):
+        laplacian(image([0.5]))
+
+
+def drawn(vertices: Tensor, faces: Tensor) -> Render:
+    """A rendering of a mesh, of which the penalties see the surface alone."""
+    pixel = torch.zeros(1, 1)
+    return Render(pixel, pixel, pixel, surface=Mesh(vertices, faces))
+
+
+def test_penalties_of_a_regular_tetrahedron_by_hand():
+    """Its faces' normals meet at the cosine -1/3, and a vertex v has the mean -v/3 of the others opposite."""
+    corners = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
+    tetrahedron = drawn(0.7 * corners, torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]))
+    assert normal_consistency(tetrahedron).item() == pytest.approx(4 / 3)
+    assert laplacian(tetrahedron).item() == pytest.approx(4 / 3 * 0.7 * math.sqrt(3))
+
+
+def test_a_flat_surface_is_consistent_and_none_costs_nothing():
+    flat = drawn(torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    assert normal_consistency(flat).item() == pytest.approx(0, abs=1e-6)
+    vertices = torch.zeros(0, 3, requires_grad=True)
+    nothing = drawn(vertices, torch.zeros(0, 3, dtype=torch.int64))
+    (normal_consistency(nothing) + laplacian(nothing)).backward()
+    assert vertices.grad is not None
+
+
+def test_penalties_of_a_surface_smooth_it():
+    """A step against the gradient takes a spike down."""
+    vertices = torch.tensor([[0.0, 0, 0.8], [1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]], requires_grad=True)
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 1]])
+    for penalty in (normal_consistency, laplacian):
+        (slope,) = torch.autograd.grad(penalty(drawn(vertices, faces)), vertices)
+        assert slope[0, 2] > 0
 
 
 def test_only_penalties_that_are_on_are_computed_with_their_weight_of_the_step():

@@ -111,7 +111,7 @@ class OrbitSettings:
 class HashGridSettings:
     """Neural radiance field on a multiresolution hash grid with an occupancy grid (NeRF of Instant-NGP, arXiv 2201.05989)."""
 
-    volume: ClassVar[bool] = True  # it is rendered by samples along rays
+    kind: ClassVar[str] = "volume"  # it is rendered by samples along rays
 
     levels: int = setting(12, "resolution levels of the hash grid", low=1, high=32)
     features: int = setting(2, "features a level", low=1, high=8)
@@ -177,7 +177,58 @@ class GaussiansSettings:
             raise ValueError(f"capacity ({self.capacity}) must not be below count ({self.count})")
 
 
-VOLUME_PENALTIES = ("distortion", "orientation", "z_variance", "entropy")
+# Penalties that look at more than images: the kind of representation that has it, and what it is.
+PENALTIES_OF_A_KIND = dict.fromkeys(("distortion", "orientation", "z_variance", "entropy"), ("volume", "samples along rays"))
+PENALTIES_OF_A_KIND |= dict.fromkeys(("normal_consistency", "laplacian"), ("surface", "the faces of a mesh"))
+
+
+@register("representation", "dmtet")
+@dataclass
+class DMTetSettings:
+    """A surface from signed distances on a deformable tetrahedral grid (DMTet, arXiv 2111.04276), coloured by a hash grid."""
+
+    kind: ClassVar[str] = "surface"  # its renderings carry the mesh
+
+    resolution: int = setting(48, "cells of the tetrahedral grid along an axis", unit="cells", low=4, high=256)
+    radius: float = setting(1.0, "half side of the cube that holds the grid", unit="scene radii", low=0.1, high=100.0)
+    shape: str = setting("sphere", "what it is at first", choices=("sphere", "ellipsoid", "mesh"))
+    shape_radius: float = setting(
+        0.5,
+        "radius of the sphere; of the ellipsoid before its axes; that a mesh is scaled to reach",
+        unit="scene radii",
+        low=0.01,
+        high=100.0,
+    )
+    shape_axes: list[float] = setting(
+        [1.0, 1.0, 1.0], "semi-axes of the ellipsoid along x, y, z, times shape_radius", low=0.05, high=20.0, length=3
+    )
+    shape_file: str = setting("", "mesh file (GLB, OBJ, PLY) of the shape mesh; what it encloses is solid", unit="path")
+    normals: str = setting("vertex", "normals of the faces, or smooth ones, means at the vertices", choices=("vertex", "face"))
+    shading: str = setting(
+        "albedo",
+        "what is shown: the colour alone; lit from the camera, so that shape shows; or the normals in place of colours (0.5 + 0.5 n)",
+        choices=("albedo", "lambert", "normal"),
+    )
+    levels: int = setting(12, "resolution levels of the hash grid of colours", low=1, high=32)
+    features: int = setting(2, "features a level", low=1, high=8)
+    log2_table: int = setting(15, "log2 of the rows of a level's table", low=8, high=24)
+    base_resolution: int = setting(8, "resolution of the coarsest level", unit="cells", low=2, high=512)
+    max_resolution: int = setting(256, "resolution of the finest level", unit="cells", low=2, high=8192)
+    hidden: int = setting(32, "width of the one hidden layer", low=4, high=256)
+    background: str = setting("white", "what is seen behind the object", choices=("white", "grey", "black", "learned", "random"))
+
+    def check(self) -> None:
+        """The shape fits into the grid and has what it needs; the finest level is not coarser than the coarsest."""
+        if self.max_resolution < self.base_resolution:
+            raise ValueError(f"max_resolution ({self.max_resolution}) must not be below base_resolution ({self.base_resolution})")
+        if (self.shape == "mesh") != bool(self.shape_file):
+            raise ValueError(f"shape_file goes with shape: mesh, got shape: {self.shape} and shape_file: '{self.shape_file}'")
+        if self.shape != "ellipsoid" and self.shape_axes != [1.0, 1.0, 1.0]:
+            raise ValueError(f"shape_axes goes with shape: ellipsoid, got shape: {self.shape}")
+        if self.shape_radius * max(self.shape_axes) >= self.radius:
+            raise ValueError(
+                f"the shape reaches {self.shape_radius * max(self.shape_axes):g}, beyond the radius {self.radius:g} of the grid"
+            )
 
 
 @dataclass
@@ -190,6 +241,10 @@ class RegularizerSettings:
     orientation: Any = setting(0.0, "normals that face away from the camera (Ref-NeRF)", low=0.0, scheduled=True)
     z_variance: Any = setting(0.0, "variance of the depth along opaque rays (HiFA): thin surfaces", low=0.0, scheduled=True)
     entropy: Any = setting(0.0, "entropy of the weights along opaque rays (HiFA's z-entropy): few samples", low=0.0, scheduled=True)
+    normal_consistency: Any = setting(0.0, "1 - cosine between neighbouring faces of a mesh: smooth surfaces", low=0.0, scheduled=True)
+    laplacian: Any = setting(
+        0.0, "distance of a mesh's vertices from the means of their neighbours: even surfaces", low=0.0, scheduled=True
+    )
 
 
 @dataclass
@@ -216,10 +271,11 @@ class StageSettings:
     steps: int = setting(1000, "optimization steps", low=1, high=10_000_000)
 
     def check(self) -> None:
-        """Penalties on samples along rays go with a representation that has them; the guidance fits the views of a step and the steps."""
-        on = [name for name in VOLUME_PENALTIES if any(weight > 0 for _, weight in knots_of(getattr(self.regularizers, name)))]
-        if on and not getattr(self.representation, "volume", False):
-            raise ValueError(f"regularizers.{on[0]} looks at samples along rays, which this representation has not: leave it at 0")
+        """Penalties look at what the representation has; the guidance fits the views of a step and the steps there are."""
+        for name, (kind, looks_at) in PENALTIES_OF_A_KIND.items():
+            on = any(weight > 0 for _, weight in knots_of(getattr(self.regularizers, name)))
+            if on and getattr(self.representation, "kind", "") != kind:
+                raise ValueError(f"regularizers.{name} looks at {looks_at}, which this representation has not: leave it at 0")
         if hasattr(self.guidance, "check_stage"):
             self.guidance.check_stage(self.cameras.views, self.steps)
 

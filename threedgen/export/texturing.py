@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from threedgen.errors import UserError
+from threedgen.ops.interpolate import interpolate
 from threedgen.ops.rasterize import rasterize
 from threedgen.representations.base import Mesh
 
@@ -71,7 +72,7 @@ def bake_texture(mesh: Mesh, color_fn: ColorField, size: int, supersample: int =
     row, column = torch.nonzero(face[0] >= 0, as_tuple=True)
     if not len(row):
         raise UserError("the texture charts cover no pixel: raise export.texture or check the mesh")
-    points = (mesh.vertices[mesh.faces[face[0, row, column]]] * barycentric[0, row, column, :, None]).sum(1)
+    points = interpolate(mesh.vertices, mesh.faces, face, barycentric)[0, row, column]
     with torch.no_grad():
         colour = torch.cat([color_fn(chunk) for chunk in points.split(CHUNK)]).to(points.dtype)
     if not torch.isfinite(colour).all():

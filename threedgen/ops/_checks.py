@@ -37,3 +37,17 @@ def check_step(step: float) -> None:
     """ValueError unless a step length is positive and finite."""
     if not 0 < step < float("inf"):
         raise ValueError(f"step must be positive and finite, got {step}")
+
+
+def check_faces(faces: Tensor, vertices: int, face: Tensor, images: int) -> None:
+    """ValueError unless faces [F,3] name existing vertices, and face [B,H,W] existing faces or -1."""
+    check_shape("faces", faces, None, 3)
+    check_shape("face", face, images, None, None)
+    check_dtype("faces", faces, torch.int64)
+    check_dtype("face", face, torch.int64)
+    if faces.device.type == "meta":
+        return
+    if len(faces) and (int(faces.min()) < 0 or int(faces.max()) >= vertices):
+        raise ValueError(f"faces name vertices outside 0..{vertices - 1}")
+    if face.numel() and (int(face.min()) < -1 or int(face.max()) >= len(faces)):
+        raise ValueError(f"face names faces outside -1..{len(faces) - 1}")

@@ -33,6 +33,12 @@ SCHEMAS = (
     "splat_backward(Tensor grad_out, Tensor grad_transmittance, Tensor mean, Tensor conic, Tensor opacity, Tensor features, "
     "Tensor extent, Tensor entries, Tensor offsets, Tensor transmittance, Tensor last, int height, int width, int tile) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
+    "barycentric(Tensor clip, Tensor faces, Tensor face) -> Tensor",
+    "barycentric_backward(Tensor grad, Tensor clip, Tensor faces, Tensor face) -> Tensor",
+    "interpolate(Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> Tensor",
+    "interpolate_backward(Tensor grad, Tensor attributes, Tensor faces, Tensor face, Tensor weights) -> (Tensor, Tensor)",
+    "silhouettes(Tensor clip, Tensor faces, Tensor face, Tensor adjacency) -> Tensor",
+    "silhouettes_backward(Tensor grad, Tensor clip, Tensor faces, Tensor face, Tensor adjacency) -> Tensor",
     "cpu_isa() -> str",
 )
 BUILD = "`python setup.py build_ext --inplace` in the repository, or `pip install --no-build-isolation .`, builds them"

@@ -49,6 +49,7 @@ class Render:
         depth: [...,1] expected distance along the ray times alpha (0 where empty), world units.
         normal: [...,3] unit world normals times alpha, or None where they were not asked for.
         samples: of a volume rendering that regularizers may look at, else None.
+        surface: the mesh that was drawn, its vertices with gradient, where regularizers may look at it, else None.
     """
 
     rgb: Tensor
@@ -56,6 +57,7 @@ class Render:
     depth: Tensor
     normal: Tensor | None = None
     samples: Samples | None = None
+    surface: Mesh | None = None
 
 
 @dataclass

@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from threedgen.cameras import Cameras
+from threedgen.ops.interpolate import interpolate
 from threedgen.ops.rasterize import rasterize
+from threedgen.ops.texture import sample_texture
 from threedgen.representations.base import Mesh, Render
 from threedgen.representations.mesh_loading import load_mesh
 
-__all__ = ["load_mesh", "render_mesh", "sample_texture", "vertex_normals"]
+__all__ = ["lambert", "load_mesh", "render_mesh", "vertex_normals"]
 
 Shading = Literal["albedo", "lambert", "normal"]
 PLAIN = 0.8  # grey of a mesh without colours
@@ -45,10 +47,10 @@ def render_mesh(
     homogeneous = F.pad(mesh.vertices, (0, 1), value=1.0)
     clip = torch.einsum("bij,vj->bvi", fine.view_projection(), homogeneous)
     face, barycentric = rasterize(clip, mesh.faces, fine.height, fine.width)
-    view, row, column = torch.nonzero(face >= 0, as_tuple=True)
-    seen, weight = face[view, row, column], barycentric[view, row, column]
     attributes = torch.cat([mesh.vertices, vertex_normals(mesh.vertices, mesh.faces), _attribute(mesh)], -1)
-    point, normal, colour = _interpolate(attributes, mesh.faces[seen], weight).tensor_split([3, 6], -1)
+    view, row, column = torch.nonzero(face >= 0, as_tuple=True)
+    seen = face[view, row, column]
+    point, normal, colour = interpolate(attributes, mesh.faces, face, barycentric)[view, row, column].tensor_split([3, 6], -1)
     to_eye = cameras.positions[view] - point
     distance = to_eye.norm(dim=-1, keepdim=True)
     behind = (_face_normals(mesh.vertices, mesh.faces)[seen] * to_eye).sum(-1, keepdim=True) < 0
@@ -58,8 +60,7 @@ def render_mesh(
     else:
         rgb = colour if mesh.texture is None or mesh.uv is None else sample_texture(mesh.texture, colour)
         if shading == "lambert":
-            facing = (normal * to_eye / distance).sum(-1, keepdim=True).clamp_min(0)
-            rgb = rgb * (AMBIENT + (1 - AMBIENT) * facing)
+            rgb = lambert(rgb, normal, to_eye / distance)
 
     samples = torch.cat([rgb, torch.ones_like(distance), distance, normal], -1)
     image = samples.new_zeros(*face.shape, samples.shape[-1])
@@ -70,6 +71,12 @@ def render_mesh(
     return Render(rgb + (1 - alpha) * backdrop, alpha, depth, F.normalize(normal, dim=-1) * alpha)
 
 
+def lambert(rgb: Tensor, normal: Tensor, to_eye: Tensor) -> Tensor:
+    """Colours [N,3] lit softly from the camera; unit normals and directions to the eye [N,3]."""
+    facing = (normal * to_eye).sum(-1, keepdim=True).clamp_min(0)
+    return rgb * (AMBIENT + (1 - AMBIENT) * facing)
+
+
 def _attribute(mesh: Mesh) -> Tensor:
     """[V,2] uv where the mesh is textured, else [V,3] colours."""
     if mesh.texture is not None and mesh.uv is not None:
@@ -77,23 +84,10 @@ def _attribute(mesh: Mesh) -> Tensor:
     return mesh.vertices.new_full(mesh.vertices.shape, PLAIN) if mesh.vertex_rgb is None else mesh.vertex_rgb
 
 
-def _interpolate(attributes: Tensor, corners: Tensor, weight: Tensor) -> Tensor:
-    """[N,C] weighted means of attributes [V,C] at the corners [N,3] of faces, weights [N,3]."""
-    a, b, c = (attributes[corners[:, k]] * weight[:, k, None] for k in range(3))
-    return a + b + c
-
-
 def _face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """[F,3] normals, as long as twice the face's area."""
     a, b, c = vertices[faces].unbind(1)
     return torch.linalg.cross(b - a, c - a)
-
-
-def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
-    """[N,C] bilinear lookup of texture [H,W,C] at uv [N,2] (origin at the top left), clamped at the border."""
-    grid = (2 * uv - 1)[None, None]
-    looked_up = F.grid_sample(texture.permute(2, 0, 1)[None], grid, padding_mode="border", align_corners=False)
-    return looked_up[0, :, 0].T
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import GaussiansSettings, HashGridSettings, RunSettings, StageSettings
+from threedgen.config.schema import DMTetSettings, GaussiansSettings, HashGridSettings, RunSettings, StageSettings
 from threedgen.draws import generator
 from threedgen.errors import UserError
 from threedgen.guidance.core import Teacher
@@ -19,6 +19,7 @@ from threedgen.priors.base import Prior
 from threedgen.priors.loading import load_prior
 from threedgen.priors.prompts import PERP_NEG, PromptBank
 from threedgen.representations.base import Representation
+from threedgen.representations.dmtet import DMTet
 from threedgen.representations.gaussians import GaussianCloud
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.representations.mesh import render_mesh
@@ -27,7 +28,11 @@ from threedgen.representations.particles import Particles
 from threedgen.shipped import shipped_folder
 
 ANALYTIC_RESOLUTION = 64
-REPRESENTATIONS: dict[type, Callable[..., Representation]] = {HashGridSettings: HashGridField, GaussiansSettings: GaussianCloud}
+REPRESENTATIONS: dict[type, Callable[..., Representation]] = {
+    HashGridSettings: HashGridField,
+    GaussiansSettings: GaussianCloud,
+    DMTetSettings: DMTet,
+}
 
 
 def pick_device(name: str) -> str:

@@ -27,7 +27,7 @@ class ImagesObjective(Objective):
         self.guidance, self.images, self.composited = guidance, images, images.has_alpha
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
-        if self.guidance.rays and casts_rays(representation):
+        if self.guidance.rays and representation.casts_rays:
             return self.on_rays(representation, draws, normals)
         return self.on_views(representation, draws, normals)
 
@@ -78,11 +78,6 @@ class ImagesObjective(Objective):
         values = {name: terms[name]() for name, weight in weights.items() if weight > 0}
         loss = torch.stack([weights[name] * value for name, value in values.items()]).sum()
         return loss, render, {f"images/{name}": value.detach() for name, value in values.items()}
-
-
-def casts_rays(representation: Representation) -> bool:
-    """Whether single rays of a representation can be rendered."""
-    return type(representation).render_rays is not Representation.render_rays
 
 
 def mean_where(counts: Tensor, values: Tensor) -> Tensor:

@@ -118,7 +118,6 @@ class TargetBank(nn.Module):
         at = (view, row, column)
         return origins, directions, self.images.flatten(0, 1)[at], self.empty.flatten(0, 1)[at]
 
-
     def random_views(self, count: int, draws: Draws) -> tuple[Cameras, Tensor, Tensor]:
         """Cameras, target images [N,S,S,3] and background [N,S,S] of random views of the bank, each at most once; keyed on the step."""
         filled = min(int(self.rounds), len(self.images)) * self.images.shape[1]

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from threedgen.config.schema import RegularizerSettings
-from threedgen.representations.base import Render, Samples
+from threedgen.ops.adjacency import adjacent_edges
+from threedgen.representations.base import Mesh, Render, Samples
 from threedgen.schedule import at
 
 OPAQUE = 0.5  # opacity of a ray from which on its depth means something
@@ -69,6 +70,35 @@ def entropy(render: Render) -> Tensor:
     return mean_over(opaque_rays, summed_along_rays(-share * share.clamp(min=SMALLEST_SHARE).log(), s)).to(s.weights.dtype)
 
 
+def normal_consistency(render: Render) -> Tensor:
+    """Mean over edges of 1 - cos of the angle between the two faces' normals (Magic3D, arXiv 2211.10440); 0 without a surface."""
+    mesh = surface_of(render)
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    normal = F.normalize(torch.linalg.cross(b - a, c - a), dim=-1, eps=1e-12)
+    other = adjacent_edges(mesh.faces).flatten()
+    edge = torch.nonzero(other > torch.arange(len(other), device=other.device))[:, 0]
+    bend = 1 - (normal[edge // 3] * normal[other[edge] // 3]).sum(-1)
+    return bend.sum() / max(len(edge), 1)
+
+
+def laplacian(render: Render) -> Tensor:
+    """Mean distance of a vertex from the mean of its neighbours, world units (uniform Laplacian); 0 without a surface."""
+    mesh = surface_of(render)
+    ends = torch.cat([mesh.faces, mesh.faces.flip(1)]).view(-1, 3)
+    start, end = ends.flatten(), ends.roll(-1, 1).flatten()
+    # inside a closed surface both faces of an edge name it, so every neighbour counts equally often
+    count = mesh.vertices.new_zeros(len(mesh.vertices)).index_add(0, start, mesh.vertices.new_ones(len(start)))
+    total = torch.zeros_like(mesh.vertices).index_add(0, start, mesh.vertices[end])
+    distance = (total / count.clamp_min(1)[:, None] - mesh.vertices).norm(dim=-1)
+    return distance.sum() / max(len(mesh.vertices), 1)
+
+
+def surface_of(render: Render) -> Mesh:
+    if render.surface is None:
+        raise ValueError("this penalty looks at the surface of a mesh; the rendering has none")
+    return render.surface
+
+
 def shares_along_rays(s: Samples) -> tuple[Tensor, Tensor]:
     """[S] float64 weights divided by their sum over the ray, and which rays are opaque [R]."""
     total = summed_along_rays(s.weights, s)
@@ -99,6 +129,8 @@ PENALTIES: dict[str, Callable[[Render], Tensor]] = {
     "orientation": orientation,
     "z_variance": z_variance,
     "entropy": entropy,
+    "normal_consistency": normal_consistency,
+    "laplacian": laplacian,
 }
 
 
