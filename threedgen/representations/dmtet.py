@@ -120,7 +120,7 @@ class DMTet(Representation):
         inner = self.sdf[~self.boundary]
         if not bool(torch.isfinite(inner).all()):
             raise UserError("the distances of the surface are not finite: the optimization has diverged, lower the learning rate")
-        self.sdf -= inner.sort().values[int(SEED_SHARE * len(inner))] + 1e-3 * self.cell
+        self.sdf.sub_(inner.sort().values[int(SEED_SHARE * len(inner))] + 1e-3 * self.cell)
         if not self.vanished:
             message = (
                 f"the surface vanished at step {step} and was seeded again where it is nearest: lower the learning rate or the penalties"
