@@ -1,11 +1,14 @@
 """What every guidance rule makes of quickstart.yaml: time, and views of the object, for a page of the docs.
 
-    python benchmarks/rules.py [--rules sds csd ...] [--prompts "a wooden barrel" ...] [--threads 2]
+    python benchmarks/rules.py [--rules sds csd ...] [--prompts "a wooden barrel" ...] [--jobs 2]
+    python benchmarks/rules.py --times [--rules sds csd ...]
     python benchmarks/rules.py --page
 
-Runs `launch.py --config quickstart.yaml stages.coarse.guidance.type=<rule>` for each rule and prompt, keeps the last preview of
-each run in outputs/rules/, and writes the numbers to benchmarks/results/rules.json. `--page` makes docs/rules.md and its pictures
-of all that is there. What a person saw in the pictures stands in benchmarks/results/rules_seen.json, and is copied into the page.
+Runs `launch.py --config quickstart.yaml stages.coarse.guidance.type=<rule>` for each rule and prompt, one thread each and as many
+beside each other as there are jobs, and keeps views of the exported asset in outputs/rules/. `--times` measures steps of each rule
+with two threads on an otherwise idle machine, and what the whole command takes by them. Both write to benchmarks/results/rules.json.
+`--page` makes docs/rules.md and its pictures of all that is there. What a person saw in the pictures stands in
+benchmarks/results/rules_seen.json, and is copied into the page.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -35,18 +38,6 @@ STAGE = "stages.coarse"
 CELL, LABEL = 96, 14
 
 
-@dataclass(frozen=True)
-class Made:
-    """One run: milliseconds of a step (from a few of them), seconds of the whole command; `done` is whether it ended with an asset."""
-
-    rule: str
-    prompt: str
-    steps: int
-    step_ms: float
-    total_s: float
-    done: bool
-
-
 def rules() -> list[str]:
     """Registered rules that need nothing but renderings."""
     guidance.discover()
@@ -57,28 +48,46 @@ def strip_of(rule: str, prompt: str) -> Path:
     return RUNS / f"{rule}-{prompt.replace(' ', '_')}.png"
 
 
-def make(rule: str, prompt: str, threads: int) -> Made:
-    """Run the rule on the prompt as a user would, and keep its last preview."""
-    words = [f"prompt={prompt}", f"{STAGE}.guidance.type={rule}"]
-    settings = load("quickstart", [*words, f"threads={threads}"]).settings
-    steps = settings.stages["coarse"].steps
-    step_ms = 1000 * sum(seconds for part, seconds in estimate(settings).parts.items() if part.startswith("stage ")) / steps
-    words += [f"preview_every={steps}", f"threads={threads}", f"output={RUNS / 'runs'}"]
+def words_of(rule: str, prompt: str) -> list[str]:
+    return [f"prompt={prompt}", f"{STAGE}.guidance.type={rule}"]
+
+
+def make(task: tuple[str, str]) -> str:
+    """Run a rule on a prompt as a user would, and keep the views of its asset; one line on the outcome."""
+    rule, prompt = task
+    output = RUNS / "runs" / rule
+    words = [*words_of(rule, prompt), "threads=1", f"output={output}"]
+    command = [sys.executable, "launch.py", "--config", "quickstart.yaml", *words]
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "launch.py", "--config", "quickstart.yaml", *words], cwd=ROOT, capture_output=True, check=False)
-    total = time.monotonic() - started
-    folder = max((RUNS / "runs").glob("quickstart/*"), key=lambda path: path.stat().st_mtime)
-    preview = folder / "previews" / f"coarse-{steps:06d}.png"
-    Image.open(preview).save(strip_of(rule, prompt))
-    return Made(rule, prompt, steps, round(step_ms, 1), round(total, 1), done.returncode == 0)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    strip_of(rule, prompt).unlink(missing_ok=True)
+    if done.returncode:
+        return f"{rule}, {prompt}: no asset ({(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]})"
+    folder = max(output.glob("quickstart/*"), key=lambda path: path.stat().st_mtime)
+    ring(folder / "export" / "turntable.png").save(strip_of(rule, prompt))
+    return f"{rule}, {prompt}: {time.monotonic() - started:.0f} s with one thread"
 
 
-def store(made: Made, processor: str) -> None:
-    """Put a result in place of an older one of the same rule and prompt."""
+def ring(sheet: Path) -> Image.Image:
+    """Every second of the eight views of a turntable's sheet, in a row."""
+    image = Image.open(sheet).convert("RGB")
+    width, height = image.width // 4, image.height // 2
+    row = Image.new("RGB", (4 * width, height))
+    for place, view in enumerate((0, 2, 4, 6)):
+        row.paste(image.crop((view % 4 * width, view // 4 * height, (view % 4 + 1) * width, (view // 4 + 1) * height)), (place * width, 0))
+    return row
+
+
+def measure(rule: str) -> None:
+    """Milliseconds of a step, and seconds of the whole command by them, with two threads."""
+    settings = load("quickstart", [*words_of(rule, PROMPTS[0]), "threads=2"]).settings
+    expected, steps = estimate(settings), settings.stages["coarse"].steps
+    step_ms = 1000 * sum(seconds for part, seconds in expected.parts.items() if part.startswith("stage ")) / steps
+    row = {"rule": rule, "steps": steps, "step_ms": round(step_ms, 1), "total_s": round(expected.seconds, 1)}
     known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    rows = [row for row in known if (row["rule"], row["prompt"]) != (made.rule, made.prompt)] + [asdict(made)]
-    rows.sort(key=lambda row: (row["rule"], row["prompt"]))
-    RESULTS.write_text(json.dumps({"processor": processor, "rows": rows}, indent=1) + "\n")
+    rows = sorted([other for other in known if other["rule"] != rule] + [row], key=lambda row: row["rule"])
+    RESULTS.write_text(json.dumps({"processor": processor_name(), "rows": rows}, indent=1) + "\n")
+    print(f"{rule:16} {steps:5d} steps {step_ms:7.0f} ms a step {expected.seconds:6.0f} s", flush=True)
 
 
 def grid(prompt: str, names: list[str]) -> Image.Image:
@@ -90,7 +99,9 @@ def grid(prompt: str, names: list[str]) -> Image.Image:
     for place, name in enumerate(names):
         x, y = (place // lines) * (width + LABEL), (place % lines) * (CELL + LABEL)
         draw.text((x + 3, y + 1), name, fill="black")
-        strip = Image.open(strip_of(name, prompt)).convert("RGB")
+        if not strip_of(name, prompt).exists():
+            continue
+        strip = Image.open(strip_of(name, prompt))
         sheet.paste(strip.resize((width, CELL), Image.Resampling.LANCZOS), (x, y + LABEL))
     return sheet
 
@@ -99,27 +110,23 @@ def write_page() -> None:
     """docs/rules.md and its pictures from the stored results."""
     stored = json.loads(RESULTS.read_text())
     seen = json.loads(SEEN.read_text()) if SEEN.exists() else {}
-    prompts = sorted({row["prompt"] for row in stored["rows"]})
-    names = sorted({row["rule"] for row in stored["rows"]})
+    names = [row["rule"] for row in stored["rows"]]
     lines = ["# The rules, side by side", "", "<!-- generated by benchmarks/rules.py --page -->", ""]
     lines += [
         "Each guidance rule on the embedded prior, started with",
         '`python launch.py --config quickstart.yaml stages.coarse.guidance.type=<rule> prompt="..."`, seed 0, with the recipe of',
-        f"that rule in `configs/recipes/quickstart/`. Times: two threads of an {stored['processor']}; the whole command, export included.",
+        "that rule in `configs/recipes/quickstart/`: four views of the exported asset. A gap means that no surface was found.",
         "",
     ]
-    for prompt in prompts:
+    for prompt in PROMPTS:
         image = IMAGES / f"rules-{prompt.replace(' ', '_')}.png"
-        grid(prompt, [n for n in names if strip_of(n, prompt).exists()]).quantize(128).save(image, optimize=True)
+        grid(prompt, names).quantize(128).save(image, optimize=True)
         lines += [f"## {prompt}", "", f"![{prompt} by every rule](images/{image.name})", ""]
-    lines += ["## Times and what is seen", "", "| rule | steps | ms a step | " + " | ".join(f"{p}, s" for p in prompts) + " | seen |"]
-    lines += ["|---|---|---|" + "---|" * len(prompts) + "---|"]
-    for name in names:
-        rows = {row["prompt"]: row for row in stored["rows"] if row["rule"] == name}
-        first = next(iter(rows.values()))
-        step = sum(row["step_ms"] for row in rows.values()) / len(rows)
-        totals = " | ".join(f"{rows[p]['total_s']:.0f}" if p in rows else "-" for p in prompts)
-        lines.append(f"| {name} | {first['steps']} | {step:.0f} | {totals} | {seen.get(name, '')} |")
+    lines += ["## Times and what is seen", ""]
+    lines += [f"Two threads of an {stored['processor']}; the whole command by the steps measured, export included.", ""]
+    lines += ["| rule | steps | ms a step | whole, s | seen |", "|---|---|---|---|---|"]
+    for row in stored["rows"]:
+        lines.append(f"| {row['rule']} | {row['steps']} | {row['step_ms']:.0f} | {row['total_s']:.0f} | {seen.get(row['rule'], '')} |")
     PAGE.write_text("\n".join(lines) + "\n")
     print(f"wrote {PAGE.relative_to(ROOT)}")
 
@@ -128,20 +135,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", nargs="+", default=rules())
     parser.add_argument("--prompts", nargs="+", default=list(PROMPTS))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="runs beside each other, one thread each")
+    parser.add_argument("--times", action="store_true", help="only measure times")
     parser.add_argument("--page", action="store_true", help="only write the page")
     arguments = parser.parse_args()
-    if not arguments.page:
-        RUNS.mkdir(parents=True, exist_ok=True)
-        for rule in arguments.rules:
-            for prompt in arguments.prompts:
-                made = make(rule, prompt, arguments.threads)
-                store(made, processor_name())
-                print(
-                    f"{made.rule:16} {made.prompt:20} {made.steps:5d} steps {made.step_ms:7.0f} ms a step {made.total_s:6.0f} s", flush=True
-                )
-    else:
+    if arguments.page:
         write_page()
+    elif arguments.times:
+        for rule in arguments.rules:
+            measure(rule)
+    else:
+        RUNS.mkdir(parents=True, exist_ok=True)
+        with ThreadPool(arguments.jobs) as pool:
+            for line in pool.imap_unordered(make, [(rule, prompt) for rule in arguments.rules for prompt in arguments.prompts]):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
