@@ -14,7 +14,8 @@ result is turned is the one that fits all views best.
 - agreement: how far the azimuths at which single views fit best agree on one turn of the object: 1 they all do, 0 not at all. Fronts and
   agreement say nothing of a solid of revolution.
 
-Writes benchmarks/results/compare_rules.json after every run, the views to outputs/compare/, and prints means over the seeds.
+Writes benchmarks/results/compare_rules.json after every run, the views to outputs/compare/, and prints means over the seeds. `--page`
+makes docs/comparison.md of all that is there; what a person concludes stands in benchmarks/results/compare_rules.md and is copied.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -68,6 +69,8 @@ WAYS |= {
 VIEWS, SIZE, ELEVATION = 12, 64, 15.0
 RESULTS = ROOT / "benchmarks" / "results" / "compare_rules.json"
 PICTURES = ROOT / "outputs" / "compare"
+FINDINGS, PAGE, IMAGES = RESULTS.with_suffix(".md"), ROOT / "docs" / "comparison.md", ROOT / "docs" / "images"
+SHOWN, LABEL = (0, 2, 4, 6, 8, 10), 150
 SMALL = ["export.resolution=48", "export.faces=1000", "export.texture=64", "export.turntable_frames=0"]
 
 
@@ -139,9 +142,13 @@ def made_and_compared(way: str, name: str, seed: int, output: str) -> Compared:
     with torch.no_grad():
         made = framed(field.render(cameras))
     truth = framed(render_mesh(load_mesh(file, fit_radius=0.85), cameras, supersample=2))
-    picture(made, PICTURES / f"{name}-{way.replace(', ', '_')}-{seed}.png")
+    picture(made, picture_of(name, way, seed))
     picture(truth, PICTURES / f"{name}.png")
     return Compared(way, name, seed, *(round(v, 4) for v in compare(made, truth)), seconds=round(seconds, 1))
+
+
+def picture_of(name: str, way: str, seed: int) -> Path:
+    return PICTURES / f"{name}-{way.replace(', ', '_')}-{seed}.png"
 
 
 def picture(views: Tensor, path: Path) -> None:
@@ -161,18 +168,58 @@ def store(result: Compared) -> list[dict]:
     return rows
 
 
-def show(rows: list[dict]) -> None:
-    """Means over the seeds, with the spread of the distance."""
-    print(f"{'object':8} {'way':22} {'seeds':>5} {'distance':>16} {'iou':>6} {'fronts':>7} {'agreement':>10} {'seconds':>8}")
+NUMBERS = ("distance", "iou", "fronts", "agreement", "seconds")
+
+
+def means(rows: list[dict]) -> list[tuple[str, str, int, dict[str, float], float]]:
+    """Object, way, number of seeds, mean numbers, spread of the distance over the seeds."""
+    table = []
     for name, way in dict.fromkeys((row["object"], row["way"]) for row in rows):
         group = [row for row in rows if (row["object"], row["way"]) == (name, way)]
-        value = {k: torch.tensor([float(row[k]) for row in group]) for k in ("distance", "iou", "fronts", "agreement", "seconds")}
-        spread = float(value["distance"].std()) if len(group) > 1 else 0.0
-        means = {k: float(v.mean()) for k, v in value.items()}
+        values = {k: torch.tensor([float(row[k]) for row in group]) for k in NUMBERS}
+        spread = float(values["distance"].std()) if len(group) > 1 else 0.0
+        table.append((name, way, len(group), {k: float(v.mean()) for k, v in values.items()}, spread))
+    return table
+
+
+def show(rows: list[dict]) -> None:
+    """Means over the seeds, with the spread of the distance."""
+    print(f"{'object':8} {'way':24} {'seeds':>5} {'distance':>15} {'iou':>6} {'fronts':>7} {'agreement':>10} {'seconds':>8}")
+    for name, way, seeds, mean, spread in means(rows):
         print(
-            f"{name:8} {way:22} {len(group):5d} {means['distance']:9.3f} ± {spread:.3f} {means['iou']:6.2f} "
-            f"{means['fronts']:7.2f} {means['agreement']:10.2f} {means['seconds']:8.0f}"
+            f"{name:8} {way:24} {seeds:5d} {mean['distance']:7.3f} ± {spread:.3f} {mean['iou']:6.2f} {mean['fronts']:7.2f} "
+            f"{mean['agreement']:10.2f} {mean['seconds']:8.0f}"
         )
+
+
+def sheet(name: str) -> Image.Image:
+    """Views of an object, and below it of what each way made of it with the first seed."""
+    rows = [("the object", PICTURES / f"{name}.png"), *((way, picture_of(name, way, 0)) for way in WAYS)]
+    image = Image.new("RGB", (LABEL + len(SHOWN) * SIZE, len(rows) * SIZE), "white")
+    draw = ImageDraw.Draw(image)
+    for line, (label, file) in enumerate(rows):
+        draw.text((2, line * SIZE + SIZE // 2), label, fill="black")
+        views = Image.open(file)
+        for place, view in enumerate(SHOWN):
+            image.paste(views.crop((view * SIZE, 0, (view + 1) * SIZE, SIZE)), (LABEL + place * SIZE, line * SIZE))
+    return image
+
+
+def write_page() -> None:
+    """docs/comparison.md and its pictures from the stored results."""
+    stored = json.loads(RESULTS.read_text())
+    lines = ["# Rules against known objects", "", "<!-- generated by benchmarks/compare_rules.py --page -->", "", FINDINGS.read_text()]
+    lines += ["## Numbers", "", f"Means over seeds; one thread of an {stored['processor']} a run.", ""]
+    lines += ["| object | way | seeds | distance | iou | fronts | agreement | s |", "|---|---|---|---|---|---|---|---|"]
+    for name, way, seeds, mean, spread in means(stored["rows"]):
+        numbers = f"{mean['iou']:.2f} | {mean['fronts']:.2f} | {mean['agreement']:.2f} | {mean['seconds']:.0f}"
+        lines.append(f"| {name} | {way} | {seeds} | {mean['distance']:.3f} ± {spread:.3f} | {numbers} |")
+    for name, (_, prompt) in OBJECTS.items():
+        file = IMAGES / f"comparison-{name}.png"
+        sheet(name).quantize(96).save(file, optimize=True)
+        lines += ["", f"## {prompt}, seed 0", "", f"![the {name} by every rule](images/{file.name})"]
+    PAGE.write_text("\n".join(lines) + "\n")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
 
 
 def main() -> None:
@@ -181,7 +228,11 @@ def main() -> None:
     parser.add_argument("--objects", nargs="+", default=list(OBJECTS), choices=list(OBJECTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="runs beside each other, one thread each")
+    parser.add_argument("--page", action="store_true", help="only write the page")
     arguments = parser.parse_args()
+    if arguments.page:
+        write_page()
+        return
     todo = [(way, name, seed) for seed in arguments.seeds for name in arguments.objects for way in arguments.ways]
     rows: list[dict] = []
     # a fresh process a run: nothing of one run is left for the next
