@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <tuple>

@@ -24,6 +24,7 @@ class NFSD(Rule):
     """G = w(t) (delta_D + s delta_C): delta_C = eps_text - eps_null; delta_D = eps_null below `switch`, eps_null - eps_flaws above.
 
     To the closed-form prior, which knows its objects only, the prompt of flaws says nothing, and delta_D above `switch` is 0.
+    A negative prompt plays no part: `flaws` is the rule's own.
     The noise part of the null prediction is left out: at little noise it is small, above it cancels against that of the prompt of flaws.
     """
 

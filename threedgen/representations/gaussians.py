@@ -100,7 +100,8 @@ class GaussianCloud(Representation):
         axes = self.axes()
         seen = project(self.means, axes, cameras)
         if torch.is_grad_enabled() and seen.mean.requires_grad and self.settings.strategy == "adc":
-            seen.mean.register_hook(lambda grad: self._note(grad, seen, cameras))
+            visible = self._visible(seen, cameras)  # now: a hook that held `seen` would keep the whole graph alive
+            seen.mean.register_hook(lambda grad: self._note(grad, visible, cameras))
         offset = self.means - cameras.positions[:, None]
         distance = offset.norm(dim=-1, keepdim=True)
         directions = offset / distance.clamp(min=1e-9)
@@ -125,11 +126,16 @@ class GaussianCloud(Representation):
         return self.background(rays.reshape(-1, 3), random).view_as(rays)
 
     @torch.no_grad()
-    def _note(self, grad: Tensor, seen: Projected, cameras: Cameras) -> None:
+    def _visible(self, seen: Projected, cameras: Cameras) -> Tensor:
+        """[B,P] bool, whether a Gaussian has its centre in the image."""
+        size = seen.mean.new_tensor([cameras.width, cameras.height])
+        return (seen.depth > 0) & ((seen.mean >= 0) & (seen.mean < size)).all(-1) & self.alive
+
+    @torch.no_grad()
+    def _note(self, grad: Tensor, visible: Tensor, cameras: Cameras) -> None:
         """Adds up the gradients to the projected centres, in halves of the image, of the Gaussians in view."""
-        size = grad.new_tensor([cameras.width, cameras.height])
-        visible = (seen.depth > 0) & ((seen.mean >= 0) & (seen.mean < size)).all(-1) & self.alive
-        self.grad_sum += ((grad * size / 2).norm(dim=-1) * visible).sum(0)
+        half = 0.5 * grad.new_tensor([cameras.width, cameras.height])
+        self.grad_sum += ((grad * half).norm(dim=-1) * visible).sum(0)
         self.grad_count += visible.sum(0)
 
     def param_groups(self, lr: float, lr_background: float) -> list[dict]:

@@ -44,7 +44,8 @@ def write_x0_preview(system: Distillation, step: int, path: Path) -> None:
 def x0_grid(system: Distillation, step: int) -> Tensor:
     """[V,1+6,3,R,R] in [0,1]: renderings of fixed cameras all around, and what the prior takes them for after a step.
 
-    The prior sees as many views at a time as in a step of the run, spread evenly; of several scenes, the first one.
+    The prior sees as many views at a time as in a step of the run, spread evenly; of several scenes, the first one. Guidance is plain
+    CFG at the rule's scale, also for rules that leave parts of it out (CSD, NFSD).
     """
     settings = system.settings
     views = settings.cameras.views
