@@ -3,23 +3,7 @@ import json
 import pytest
 
 from threedgen.errors import UserError
-from threedgen.runs.folder import RunFolder, environment, processor_name, replacing, write_json
-
-
-def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "deep" / "file.txt"
-    with replacing(target) as temporary:
-        temporary.write_text("first")
-
-    def fail_half_way() -> None:
-        with replacing(target) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail_half_way()
-    assert target.read_text() == "first"
-    assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
+from threedgen.runs.folder import RunFolder, environment, processor_name
 
 
 def test_status_keeps_earlier_facts_under_the_newest_state(tmp_path):
@@ -43,10 +27,11 @@ def test_a_place_that_cannot_be_written_is_bad_input(tmp_path, place):
     assert "\n" not in str(caught.value)
 
 
-def test_numbers_json_does_not_have_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "x.json", {"loss": float("nan")})
-    assert not list(tmp_path.iterdir())
+def test_what_a_killed_run_left_is_cleared(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".coarse.safetensors.x1.tmp").write_text("half")
+    with RunFolder(tmp_path).locked():
+        assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_the_environment_names_versions_hardware_and_threads():

@@ -13,10 +13,11 @@ from trimesh.exchange.ply import export_ply
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import SimpleMaterial
 
-from threedgen.export.files import to_image, write_whole
 from threedgen.export.gltf import asset_positions
+from threedgen.export.pictures import to_image
 from threedgen.representations.base import Mesh
 from threedgen.representations.mesh import vertex_normals
+from threedgen.storage import write_bytes
 
 
 def write_obj(path: Path, mesh: Mesh, texture: Tensor, size_m: float = 1.0) -> dict[str, Path]:
@@ -39,10 +40,10 @@ def write_obj(path: Path, mesh: Mesh, texture: Tensor, size_m: float = 1.0) -> d
     text = export_obj(surface, header="", include_normals=True, include_texture=True, mtl_name=files["mtl"].name)
     stream = io.BytesIO()
     to_image(texture).save(stream, "PNG")
-    write_whole(files["texture"], stream.getvalue())
+    write_bytes(files["texture"], stream.getvalue())
     material = f"newmtl surface\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {files['texture'].name}\n"
-    write_whole(files["mtl"], material.encode())
-    write_whole(files["obj"], (text[0] if isinstance(text, tuple) else text).encode())
+    write_bytes(files["mtl"], material.encode())
+    write_bytes(files["obj"], (text[0] if isinstance(text, tuple) else text).encode())
     return files
 
 
@@ -58,7 +59,7 @@ def write_ply(path: Path, mesh: Mesh, size_m: float = 1.0) -> None:
         raise ValueError("the mesh has no vertex colours")
     rgb = np.asarray(to_image(mesh.vertex_rgb[None]))[0]
     surface = _surface(asset_positions(mesh.vertices, size_m), mesh.faces, vertex_colors=rgb)
-    write_whole(Path(path), export_ply(surface, vertex_normal=True))
+    write_bytes(Path(path), export_ply(surface, vertex_normal=True))
 
 
 def _surface(positions: Tensor, faces: Tensor, **options) -> trimesh.Trimesh:

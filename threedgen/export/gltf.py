@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from threedgen import __version__
 from threedgen.errors import UserError
-from threedgen.export.files import to_image, write_whole
+from threedgen.export.pictures import to_image
 from threedgen.representations.base import Mesh
 from threedgen.representations.mesh import vertex_normals
+from threedgen.storage import write_bytes
 
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 UNSIGNED_SHORT, UNSIGNED_INT, FLOAT = 5123, 5125, 5126
@@ -115,7 +116,7 @@ def write_glb(
         "bufferViews": buffer.views,
         "buffers": [{"byteLength": len(buffer.content)}],
     }
-    write_whole(Path(path), _container(document, bytes(buffer.content)))
+    write_bytes(Path(path), _container(document, bytes(buffer.content)))
 
 
 def vertex_tangents(vertices: Tensor, faces: Tensor, uv: Tensor, normals: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from threedgen.cameras import orbit_cameras
-from threedgen.export.files import to_image, write_whole
+from threedgen.export.pictures import to_image
 from threedgen.representations.base import Mesh
 from threedgen.representations.mesh import render_mesh
+from threedgen.storage import write_bytes
 
 RADIUS, DISTANCE, FOVY, ELEVATION = 0.85, 2.6, 40.0, 20.0
 DURATION = 3.6  # seconds of a turn
@@ -45,12 +46,12 @@ def write_turntable(
     centred = _centred(dataclasses.replace(mesh, texture=texture))
     pictures = _views(centred, frames, resolution)
     written = {"gif": folder / f"{name}.gif", "sheet": folder / f"{name}.png"}
-    write_whole(written["gif"], _gif(pictures))
-    write_whole(written["sheet"], _sheet(_views(centred, SHEET_VIEWS, resolution)))
+    write_bytes(written["gif"], _gif(pictures))
+    write_bytes(written["sheet"], _sheet(_views(centred, SHEET_VIEWS, resolution)))
     encoder = shutil.which("ffmpeg")
     if encoder is not None and (content := _mp4(encoder, pictures)) is not None:
         written["mp4"] = folder / f"{name}.mp4"
-        write_whole(written["mp4"], content)
+        write_bytes(written["mp4"], content)
     return written
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from threedgen.errors import UserError
 from threedgen.priors import directions
 from threedgen.priors.base import Prior
 from threedgen.priors.debiasing import contradicting, without
+from threedgen.storage import write_bytes
 
 PERP_NEG = {"perp_0": "front", "perp_1": "side"}
 BATCH = 64  # texts that are embedded in one call
@@ -142,9 +142,5 @@ def _read(path: Path | None, prior: Prior) -> Tensor | None:
 
 
 def _write(path: Path | None, embedding: Tensor) -> None:
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(save({"embedding": embedding.contiguous().cpu()}))
-    partial.replace(path)
+    if path is not None:
+        write_bytes(path, save({"embedding": embedding.contiguous().cpu()}))

@@ -14,8 +14,9 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import save
 
-from threedgen.export.files import to_image
-from threedgen.runs.folder import RunFolder, replacing
+from threedgen.export.pictures import to_image
+from threedgen.runs.folder import RunFolder
+from threedgen.storage import replacing
 from threedgen.systems.distillation import Distillation
 
 PREVIEW_VIEWS, PREVIEW_SIZE = 4, 128

@@ -1,4 +1,4 @@
-"""A run's directory: what lies where, and writes that never leave half a file.
+"""A run's directory: what lies where, and who may write there.
 
 outputs/<config>/<slug>-<hash>/
     config.yaml        the resolved settings
@@ -17,8 +17,6 @@ outputs/<config>/<slug>-<hash>/
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,29 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from threedgen.errors import UserError
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one atomic step."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file in one atomic step; ValueError for NaN and infinity, which JSON does not have."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+from threedgen.storage import sweep, write_json
 
 
 class RunFolder:
@@ -67,7 +43,11 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Own the folder; UserError if it cannot be written or another live process owns it."""
+        """Own the folder, and clear what a killed run left half written.
+
+        Raises:
+            UserError: it cannot be written, or another live process owns it.
+        """
         import fcntl
 
         try:
@@ -80,6 +60,7 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise UserError(f"another process is working in {self.path}; wait for it, or change seed or output") from error
+            sweep(self.path)
             yield
 
 

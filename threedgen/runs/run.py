@@ -25,9 +25,10 @@ from threedgen.guidance.images import Images
 from threedgen.representations.base import Representation
 from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
 from threedgen.runs.callbacks import Checkpoints, Previews, Progress, Status
-from threedgen.runs.folder import RunFolder, environment, write_json, write_text
+from threedgen.runs.folder import RunFolder, environment
 from threedgen.runs.scores import write_scores
 from threedgen.runs.x0_preview import X0Previews
+from threedgen.storage import write_json, write_text
 from threedgen.systems.distillation import Distillation
 
 

@@ -11,7 +11,8 @@ from threedgen.data.scene import Scene
 from threedgen.evaluation.views import score_views, summary
 from threedgen.representations.base import Representation
 from threedgen.runs.callbacks import write_picture
-from threedgen.runs.folder import RunFolder, write_json
+from threedgen.runs.folder import RunFolder
+from threedgen.storage import write_json
 
 PICTURED = 6
 
