@@ -18,7 +18,7 @@ TITLES = {"gif": "turntable", "mp4": "turntable"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 internal error, 2 bad input, 130 interrupted."""
+    """Run the command line; returns the exit code: 0 done, 1 internal error, 2 bad input, 130 interrupted, 143 stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
     folder: list[Path] = []  # of the run, once there is one
     try:
@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PermissionError as error:
         return _fail(f"no permission to use {error.filename!r}: choose another folder with output=FOLDER", BAD_INPUT)
     except KeyboardInterrupt:
-        return _fail(f"interrupted; what was made so far is in {folder[0]}" if folder else "interrupted", INTERRUPTED)
+        return _fail(f"interrupted; {_kept(folder[0])}" if folder else "interrupted", INTERRUPTED)
+    except SystemExit as stop:  # a run that a signal has asked to stop
+        return _fail(f"asked to stop; {_kept(folder[0])}" if folder else "asked to stop", int(stop.code or 0))
     except BrokenPipeError:  # the reader of the output (a pager, head) has gone: nobody is left to write to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
@@ -89,10 +91,14 @@ def _run(arguments: Arguments, words: Sequence[str], folder: list[Path]) -> None
     from threedgen.runs.run import execute
 
     sources = {key: str(source) for key, source in loaded.sources.items()}
-    result = execute(loaded.settings, loaded.name, shlex.join(["threedgen", *words]), sources)
+    result = execute(loaded.settings, loaded.name, shlex.join(["threedgen", *words]), sources, arguments.resume)
     print(f"Done in {_duration(result.seconds)}.")
     for kind, path in result.files.items():  # no table: a path must not be wrapped
         print(f"  {TITLES.get(kind, kind.upper()).ljust(9)}  {path}")
+
+
+def _kept(folder: Path) -> str:
+    return f"what was made so far is in {folder}, and the same command with --resume goes on"
 
 
 def _say_dropped(count: int) -> None:

@@ -14,11 +14,15 @@ from threedgen.errors import UserError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """A new empty file beside `path` to write to; it takes the place of `path` when the block ends well, and goes when it does not.
 
     The content is on the disk before the name is changed, and the name before the block is left: whatever is killed or loses its power
     later, the path holds the old content or the new one, whole. Being beside the target, the file never crosses a file system.
+
+    Args:
+        path: of the file.
+        keep: where the old file goes, in the same folder; it is lost otherwise.
 
     Raises:
         UserError: the folder or the file cannot be written; the old content stays.
@@ -34,6 +38,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         partial.chmod(0o666 & ~_umask())
         _flush(partial)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(partial, path)
         _flush(path.parent)
     except BaseException as error:

@@ -15,7 +15,7 @@ GUIDANCE = "stages.coarse.guidance"
         ([f"{GUIDANCE}.boot=true", f"{GUIDANCE}.keep=0.5"], "leave keep at 0"),
         ([f"{GUIDANCE}.boot=true", f"{GUIDANCE}.t_max=0.5"], "falls from round to round"),
         ([f"{GUIDANCE}.type=mv_sds", f"{GUIDANCE}.views=tiled", "stages.coarse.cameras.views=3"], "a multiple of 4 views"),
-        ([f"{GUIDANCE}.type=cds", f"{GUIDANCE}.t_max=0.8"], "end within the schedule"),
+        ([f"{GUIDANCE}.type=cds", f"{GUIDANCE}.t_max=0.9"], "end within the schedule"),
         ([f"{GUIDANCE}.type=cds", f"{GUIDANCE}.interval=[0,0.1]"], "must begin above 0"),
         ([f"{GUIDANCE}.type=vsd", f"{GUIDANCE}.divergence=forward_kl", "stages.coarse.cameras.views=1"], "it does nothing"),
         ([f"{GUIDANCE}.type=vsd", f"{GUIDANCE}.path_steps=5"], "path_steps needs path"),

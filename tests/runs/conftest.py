@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ MICRO = [
     "export.turntable_frames=2",
     "export.turntable_resolution=32",
 ]
+PATIENCE = 120.0  # seconds until a started process must have got somewhere
 RECONSTRUCTION = [f"{STAGE}.guidance.{k}" for k in ("warm_up=0", "first_fit=6", "fit=4", "first_denoise=3", "denoise=2", "rays=128")]
 
 
@@ -88,3 +90,16 @@ def progress_and_other(stderr: str) -> tuple[list[str], list[str]]:
     """Lines of stderr that show progress, and the others."""
     lines = stderr.splitlines()
     return [line for line in lines if line.startswith("coarse: step ")], [line for line in lines if not line.startswith("coarse: step ")]
+
+
+def wait_for_steps(process, root: Path, steps: int) -> Path:
+    """Folder of the run, once its status says that so many steps are done; every status on the way is valid JSON."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        for file in root.rglob("status.json"):
+            if json.loads(file.read_text()).get("step", -1) >= steps:
+                return file.parent
+        time.sleep(0.02)
+    raise AssertionError(
+        f"the run never got to step {steps}: {process.poll()} {process.communicate() if process.poll() is not None else ''}"
+    )

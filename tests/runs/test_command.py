@@ -2,28 +2,11 @@
 
 import json
 import signal
-import time
-from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.runs.conftest import STAGE, only_run, progress_and_other, status_of
-
-PATIENCE = 120.0  # seconds until a started process must have got somewhere
-
-
-def wait_for_steps(process, root: Path, steps: int) -> Path:
-    """Folder of the run, once its status says that so many steps are done; every status on the way is valid JSON."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until and process.poll() is None:
-        for file in root.rglob("status.json"):
-            if json.loads(file.read_text()).get("step", -1) >= steps:
-                return file.parent
-        time.sleep(0.02)
-    raise AssertionError(
-        f"the run never got to step {steps}: {process.poll()} {process.communicate() if process.poll() is not None else ''}"
-    )
+from tests.runs.conftest import PATIENCE, STAGE, only_run, progress_and_other, status_of, wait_for_steps
 
 
 def test_a_run_prints_its_files_and_shows_nothing_but_progress(command, tmp_path):
@@ -57,7 +40,7 @@ def test_a_second_process_is_refused_and_ctrl_c_leaves_a_usable_folder_and_one_l
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     _, other = progress_and_other(err)
-    assert other == [f"threedgen: interrupted; what was made so far is in {folder}"]
+    assert other == [f"threedgen: interrupted; what was made so far is in {folder}, and the same command with --resume goes on"]
     assert out == ""
     status = status_of(folder)
     assert status["state"] == "interrupted"

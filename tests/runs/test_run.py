@@ -113,7 +113,7 @@ def test_an_unexpected_error_marks_the_run_as_failed(micro, tmp_path, monkeypatc
 
 
 def test_a_hostile_prompt_stays_below_the_output(micro, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_work", lambda settings, folder: {})
+    monkeypatch.setattr(run, "_work", lambda settings, folder, resume: {})
     for prompt in ("../../barrel", "/etc/barrel", "barrel\0\n\u202e${x}", "b" * 5000 + "arrel", "..", "\U0001f6e2"):
         settings = micro()
         settings.prompt = prompt

@@ -11,7 +11,7 @@ from threedgen.guidance.core import Teacher
 from threedgen.guidance.vsd import VSD
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.representations.particles import Particles
-from threedgen.runs.callbacks import write_checkpoint
+from threedgen.runs.checkpoints import write_checkpoint
 from threedgen.systems.distillation import Distillation
 
 SIZE = 6
@@ -35,7 +35,7 @@ def critic_steps(system: Distillation, steps: range) -> list[Tensor]:
 def test_the_state_holds_the_critic_and_its_moments_as_plain_tensors(tmp_path):
     system = system_of(VSD(critic_lr=0.01, path=0.1, path_steps=1))
     critic_steps(system, range(2))
-    write_checkpoint(system, 2, tmp_path / "stage.safetensors")
+    write_checkpoint(system, system.configure_optimizers(), 2, tmp_path / "stage.safetensors")
     with safe_open(tmp_path / "stage.safetensors", "pt") as file:
         names = {name.removeprefix("objective.trainer.") for name in file.keys() if not name.startswith("representation.")}  # noqa: SIM118
     parameters = {"block.mix", "bias"}
@@ -47,7 +47,7 @@ def test_a_critic_that_goes_on_from_a_checkpoint_is_one_that_never_stopped(tmp_p
     rule = VSD(critic_lr=0.01, critic_steps=2)
     whole = system_of(rule)
     critic_steps(whole, range(3))
-    write_checkpoint(whole, 3, tmp_path / "stage.safetensors")
+    write_checkpoint(whole, whole.configure_optimizers(), 3, tmp_path / "stage.safetensors")
     rest = critic_steps(whole, range(3, 6))
 
     state = load_file(tmp_path / "stage.safetensors")

@@ -28,6 +28,7 @@ RUN = [
 ]
 ASK = [
     ("--list WHAT", f"what there is to choose from: {', '.join(LISTS)}"),
+    ("--resume", "go on from the newest checkpoint of the same settings, to the same bytes; without one, begin"),
     ("--print-config", "every setting with its value and where it came from; the output is a config itself"),
     ("--explain [KEY]", "meaning, unit, range and default of a key, of a group, or of all keys"),
     ("--version", "version of threedgen"),

@@ -12,7 +12,7 @@ from threedgen.config.source import shown
 from threedgen.config.suggest import choose
 from threedgen.errors import UserError
 
-OPTIONS = ("--config", "--dry-run", "--explain", "--help", "--list", "--print-config", "--traceback", "--version")
+OPTIONS = ("--config", "--dry-run", "--explain", "--help", "--list", "--print-config", "--resume", "--traceback", "--version")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Arguments:
     version: bool
     print_config: bool
     dry_run: bool
+    resume: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,7 +41,7 @@ def parse(words: Sequence[str]) -> Arguments:
     parser.add_argument("--config", default="", metavar="NAME")
     parser.add_argument("--list", metavar="WHAT")
     parser.add_argument("--explain", nargs="?", const="", metavar="KEY")
-    for flag in ("--print-config", "--dry-run", "--traceback", "--version"):
+    for flag in ("--print-config", "--dry-run", "--resume", "--traceback", "--version"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     try:
@@ -53,7 +54,9 @@ def parse(words: Sequence[str]) -> Arguments:
     _refuse_two_questions(found)
     if found.list is not None and found.list not in LISTS:
         raise UserError(f"--list {shown(found.list)}: {choose(found.list, LISTS)}")
-    return Arguments(found.config, overrides, found.list or "", found.explain, found.help, found.version, found.print_config, found.dry_run)
+    return Arguments(
+        found.config, overrides, found.list or "", found.explain, found.help, found.version, found.print_config, found.dry_run, found.resume
+    )
 
 
 def _refuse_two_questions(found: argparse.Namespace) -> None:

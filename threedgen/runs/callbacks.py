@@ -1,4 +1,4 @@
-"""What happens around the steps of a stage: progress, status, previews, checkpoints."""
+"""What happens around the steps of a stage: progress, status, previews."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, TextIO
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from safetensors.torch import save
 
 from threedgen.export.pictures import to_image
 from threedgen.runs.folder import RunFolder
@@ -30,10 +29,10 @@ class Progress(Callback):
     def __init__(self, stage: str, stream: TextIO | None = None) -> None:
         self.stage, self.stream = stage, sys.stderr if stream is None else stream
         self.redrawn = self.stream.isatty()
-        self.started, self.drawn, self.width = time.monotonic(), 0.0, 0
+        self.started, self.drawn, self.width, self.first = time.monotonic(), 0.0, 0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = time.monotonic()
+        self.started, self.first = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         done, total = trainer.global_step, trainer.max_steps
@@ -45,7 +44,7 @@ class Progress(Callback):
     def line(self, trainer: pl.Trainer) -> str:
         """What is shown after a step."""
         done, total = trainer.global_step, trainer.max_steps
-        rate = done / max(time.monotonic() - self.started, 1e-9)
+        rate = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
         left = datetime.timedelta(seconds=round((total - done) / rate))
         terms = {name.removeprefix("loss/"): float(v) for name, v in trainer.callback_metrics.items() if name.startswith("loss")}
         losses = "  ".join(f"{name} {value:.3g}" for name, value in terms.items())
@@ -124,27 +123,3 @@ def write_picture(rgb: torch.Tensor, path: Path) -> None:
     """A picture [H,W,3] in [0,1] as PNG, whole or not at all."""
     with replacing(path) as temporary:
         to_image(rgb).save(temporary, format="PNG")
-
-
-class Checkpoints(Callback):
-    """Writes the state of a stage as safetensors every so many steps, at its end and when it is interrupted."""
-
-    def __init__(self, folder: RunFolder, stage: str, every: int) -> None:
-        self.path, self.every = folder.checkpoints / f"{stage}.safetensors", every
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.every and trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
-            write_checkpoint(pl_module, trainer.global_step, self.path)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        write_checkpoint(pl_module, trainer.global_step, self.path)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        write_checkpoint(pl_module, trainer.global_step, self.path)
-
-
-def write_checkpoint(system: pl.LightningModule, step: int, path: Path) -> None:
-    """State of representation, target bank and critic in one safetensors file, the step in its metadata."""
-    state = {name: value.detach().cpu().contiguous() for name, value in system.state_dict().items()}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(state, metadata={"format": "threedgen-stage-1", "step": str(step)}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -24,7 +24,8 @@ from threedgen.export.asset import export_asset
 from threedgen.guidance.images import Images
 from threedgen.representations.base import Representation
 from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
-from threedgen.runs.callbacks import Checkpoints, Previews, Progress, Status
+from threedgen.runs.callbacks import Previews, Progress, Status
+from threedgen.runs.checkpoints import Checkpoints, State, Stopped, newest, restore, signals_kept
 from threedgen.runs.folder import RunFolder, environment
 from threedgen.runs.scores import write_scores
 from threedgen.runs.x0_preview import X0Previews
@@ -41,7 +42,9 @@ class RunResult:
     seconds: float
 
 
-def execute(settings: RunSettings, config_name: str, command: str = "", sources: dict[str, str] | None = None) -> RunResult:
+def execute(
+    settings: RunSettings, config_name: str, command: str = "", sources: dict[str, str] | None = None, resume: bool = False
+) -> RunResult:
     """Make the asset of a checked config: its stage, then the export.
 
     Args:
@@ -49,10 +52,12 @@ def execute(settings: RunSettings, config_name: str, command: str = "", sources:
         config_name: names the folder of the run.
         command: the command line, kept in the run folder.
         sources: where each value of the settings came from, kept in the run folder.
+        resume: go on from the newest whole checkpoint in the folder of these settings, to the bytes an unbroken run makes; without
+            one, begin.
 
     Raises:
         UserError: what the user can mend, before work starts where it can be known then.
-        KeyboardInterrupt: after the state was saved; status.json says "interrupted".
+        KeyboardInterrupt, Stopped: after the state was saved; status.json says "interrupted".
     """
     started = time.monotonic()
     only_stage(settings)
@@ -60,9 +65,9 @@ def execute(settings: RunSettings, config_name: str, command: str = "", sources:
     with folder.locked():
         try:
             _record(settings, folder, command, sources or {})
-            files = _work(settings, folder)
+            files = _work(settings, folder, resume)
         except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            state = "interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
             folder.write_status(state, reason=str(error) or type(error).__name__)
             raise
         seconds = time.monotonic() - started
@@ -80,7 +85,7 @@ def _record(settings: RunSettings, folder: RunFolder, command: str, sources: dic
     write_text(folder.path / "command.txt", command + "\n")
 
 
-def _work(settings: RunSettings, folder: RunFolder) -> dict[str, Path]:
+def _work(settings: RunSettings, folder: RunFolder, resume: bool) -> dict[str, Path]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
@@ -89,41 +94,50 @@ def _work(settings: RunSettings, folder: RunFolder) -> dict[str, Path]:
     scene = read_scene(settings.data, stage.guidance) if isinstance(stage.guidance, Images) else None
     teacher = scene.train.to(device) if scene else build_teacher(settings, device, folder.prompts)
     representation = build_representation(stage, settings.seed, device)
-    fit(Distillation(stage, representation, teacher, settings.seed), name, settings, folder, device)
+    state = newest(folder.checkpoints / f"{name}.safetensors") if resume else None
+    if resume and state is None:
+        print(f"threedgen: there is no checkpoint of these settings in {folder.path}: the run begins", file=sys.stderr)
+    fit(Distillation(stage, representation, teacher, settings.seed), name, settings, folder, device, state)
     if scene:
         write_scores(representation, scene, folder, device)
     return export_scenes(representation, settings.export, folder.export, folder.path.name.rsplit("-", 1)[0])
 
 
-def fit(system: Distillation, name: str, settings: RunSettings, folder: RunFolder, device: str) -> None:
-    """Run the steps of a stage under the Lightning Trainer."""
-    steps = system.settings.steps
-    shutil.rmtree(folder.logs / name, ignore_errors=True)
-    with quiet_lightning():
-        trainer = _trainer(steps, name, settings, folder, device)
-        on_interrupt = signal.getsignal(signal.SIGINT)
+def fit(system: Distillation, name: str, settings: RunSettings, folder: RunFolder, device: str, state: State | None = None) -> None:
+    """Run the steps of a stage under the Lightning Trainer, those that a state has not done yet."""
+    steps, done = system.settings.steps, state.step if state else 0
+    if state is not None and done == steps:
+        restore(system.to(device), None, state)
+        return
+    log = f"{name}-{done}" if done else name
+    shutil.rmtree(folder.logs / log, ignore_errors=True)
+    with quiet_lightning(), signals_kept():
+        trainer = _trainer(steps, name, log, settings, folder, device, state)
+        # Lightning counts steps here; a run that goes on begins to count where it stopped.
+        trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = done
         try:
-            trainer.fit(system, train_dataloaders=range(steps))
+            trainer.fit(system, train_dataloaders=range(done, steps))
+        except Stopped:
+            raise
         except SystemExit as stop:
-            # Lightning's answer to Ctrl-C: it lets the callbacks save, ignores further signals and exits.
+            # Lightning's answer to Ctrl-C: it lets the callbacks tidy up, ignores further signals and exits.
             if not trainer.interrupted:
                 raise
-            signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from stop
 
 
-def _trainer(steps: int, name: str, settings: RunSettings, folder: RunFolder, device: str) -> pl.Trainer:
+def _trainer(steps: int, name: str, log: str, settings: RunSettings, folder: RunFolder, device: str, state: State | None) -> pl.Trainer:
     return pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
         max_steps=steps,
-        logger=[TensorBoardLogger(folder.logs, name=None, version=name), CSVLogger(folder.logs, name=None, version=name)],
+        logger=[TensorBoardLogger(folder.logs, name=None, version=log), CSVLogger(folder.logs, name=None, version=log)],
         callbacks=[
             Progress(name),
             Status(folder, name),
             Previews(folder, name, settings.preview_every),
             X0Previews(folder, name, settings.x0_preview_every),
-            Checkpoints(folder, name, settings.checkpoint_every),
+            Checkpoints(folder, name, settings.checkpoint_every, state),
         ],
         log_every_n_steps=10,
         enable_checkpointing=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -59,10 +61,10 @@ class Distillation(pl.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True, batch_size=1)
         return loss
 
-    def on_train_batch_end(self, outputs: object, batch: int, batch_idx: int) -> None:
-        # The optimizer has stepped: global_step already counts this step.
-        step = self.global_step - 1
-        forgotten = self.representation.after_step(step, self.draws(step))
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimizer's step and the representation's upkeep, so that callbacks which follow see a step that is complete."""
+        super().optimizer_step(*args, **kwargs)
+        forgotten = self.representation.after_step(self.global_step, self.draws(self.global_step))
         state = self.trainer.optimizers[0].state
         for parameter, rows in forgotten.items():
             for name in ("exp_avg", "exp_avg_sq"):
