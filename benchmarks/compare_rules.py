@@ -194,7 +194,8 @@ def show(rows: list[dict]) -> None:
 
 def sheet(name: str) -> Image.Image:
     """Views of an object, and below it of what each way made of it with the first seed."""
-    rows = [("the object", PICTURES / f"{name}.png"), *((way, picture_of(name, way, 0)) for way in WAYS)]
+    made = [(way, picture_of(name, way, 0)) for way in WAYS]
+    rows = [("the object", PICTURES / f"{name}.png"), *((way, file) for way, file in made if file.exists())]
     image = Image.new("RGB", (LABEL + len(SHOWN) * SIZE, len(rows) * SIZE), "white")
     draw = ImageDraw.Draw(image)
     for line, (label, file) in enumerate(rows):
