@@ -55,7 +55,7 @@ def words_of(rule: str, prompt: str) -> list[str]:
 def make(task: tuple[str, str]) -> str:
     """Run a rule on a prompt as a user would, and keep the views of its asset; one line on the outcome."""
     rule, prompt = task
-    output = RUNS / "runs" / rule
+    output = RUNS / "runs" / strip_of(rule, prompt).stem
     words = [*words_of(rule, prompt), "threads=1", f"output={output}"]
     command = [sys.executable, "launch.py", "--config", "quickstart.yaml", *words]
     started = time.monotonic()
@@ -63,8 +63,8 @@ def make(task: tuple[str, str]) -> str:
     strip_of(rule, prompt).unlink(missing_ok=True)
     if done.returncode:
         return f"{rule}, {prompt}: no asset ({(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]})"
-    folder = max(output.glob("quickstart/*"), key=lambda path: path.stat().st_mtime)
-    ring(folder / "export" / "turntable.png").save(strip_of(rule, prompt))
+    sheets = output.glob("quickstart/*/export/turntable.png")
+    ring(max(sheets, key=lambda path: path.stat().st_mtime)).save(strip_of(rule, prompt))
     return f"{rule}, {prompt}: {time.monotonic() - started:.0f} s with one thread"
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,14 @@ def test_without_a_checkpoint_a_run_begins_and_says_so(tmp_path, capsys):
     result = execute(small("hash grid, sds", tmp_path), "x", resume=True)
     assert f"there is no checkpoint of these settings in {result.folder}: the run begins" in capsys.readouterr().err
     assert result.files["glb"].is_file()
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(execute, small("hash grid, sds", tmp_path), "x").result()
+    assert result.files["glb"].is_file()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.state is not None:
             restore(pl_module, trainer.optimizers[0], self.state)
-        for number in STOPPING:
+        for number in STOPPING if in_main_thread() else ():
             signal.signal(number, self.ask)
 
     def ask(self, number: int, frame: FrameType | None) -> None:
@@ -142,9 +143,15 @@ class Checkpoints(Callback):
 @contextmanager
 def signals_kept() -> Iterator[None]:
     """Signals are answered after the block as before it."""
-    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    handlers = {number: signal.getsignal(number) for number in STOPPING} if in_main_thread() else {}
     try:
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # set by other code than Python's, which cannot be had back
+                signal.signal(number, handler)
+
+
+def in_main_thread() -> bool:
+    """Whether signals can be answered here: Python answers them in the main thread alone."""
+    return threading.current_thread() is threading.main_thread()
