@@ -143,6 +143,8 @@ class GaussiansSettings:
     Learning rates of positions, sizes, opacities and colours are fixed shares of the optimizer's.
     """
 
+    kind: ClassVar[str] = "cloud"  # its renderings carry the Gaussians
+
     count: int = setting(3000, "Gaussians at the start", low=4, high=10_000_000)
     capacity: int = setting(6000, "most Gaussians there may ever be", low=4, high=10_000_000)
     start: str = setting(
@@ -168,6 +170,14 @@ class GaussiansSettings:
         0.0002, "adc: mean gradient to the projected centre, in halves of the image, above which a Gaussian multiplies", low=0.0
     )
     split_size: float = setting(0.01, "adc: standard deviation above which it is cut and not copied", unit="scene radii", low=0.0)
+    noise: Any = setting(
+        80.0,
+        "mcmc: random walk of nearly invisible Gaussians in every step, as a factor on their covariance. The paper "
+        "has its learning rate of positions times 500000: 80, falling to 0.8 as the rate does; 0 is none",
+        unit="1 / scene radii",
+        low=0.0,
+        scheduled=True,
+    )
     prune_opacity: float = setting(0.005, "adc: opacity below which it goes", low=0.0, high=0.4)
     reset_every: int = setting(0, "adc: steps between resets of the opacities to nearly nothing; 0 never", unit="steps", low=0)
 
@@ -180,6 +190,7 @@ class GaussiansSettings:
 # Penalties that look at more than images: the kind of representation that has it, and what it is.
 PENALTIES_OF_A_KIND = dict.fromkeys(("distortion", "orientation", "z_variance", "entropy"), ("volume", "samples along rays"))
 PENALTIES_OF_A_KIND |= dict.fromkeys(("normal_consistency", "laplacian"), ("surface", "the faces of a mesh"))
+PENALTIES_OF_A_KIND |= dict.fromkeys(("opacity", "size", "anisotropy"), ("cloud", "Gaussians"))
 
 
 @register("representation", "dmtet")
@@ -244,6 +255,13 @@ class RegularizerSettings:
     normal_consistency: Any = setting(0.0, "1 - cosine between neighbouring faces of a mesh: smooth surfaces", low=0.0, scheduled=True)
     laplacian: Any = setting(
         0.0, "distance of a mesh's vertices from the means of their neighbours: even surfaces", low=0.0, scheduled=True
+    )
+    opacity: Any = setting(0.0, "mean opacity of Gaussians: those not needed die and move (3DGS-MCMC has 0.01)", low=0.0, scheduled=True)
+    size: Any = setting(
+        0.0, "mean standard deviation of Gaussians in scene radii: no large ones (3DGS-MCMC has 0.01)", low=0.0, scheduled=True
+    )
+    anisotropy: Any = setting(
+        0.0, "mean excess of a Gaussian's longest axis over 3 times its shortest (PhysGaussian): no needles", low=0.0, scheduled=True
     )
 
 

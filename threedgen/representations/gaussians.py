@@ -15,7 +15,7 @@ from threedgen.draws import Draws
 from threedgen.materials.background import Background
 from threedgen.ops.splat import splat
 from threedgen.representations import densification
-from threedgen.representations.base import Forgotten, Mesh, Render, Representation
+from threedgen.representations.base import Blobs, Forgotten, Mesh, Render, Representation
 from threedgen.representations.extraction import extract_mesh
 from threedgen.representations.gaussian_starts import start_of
 from threedgen.representations.projection import Projected, project, rotations
@@ -115,6 +115,7 @@ class GaussianCloud(Representation):
             alpha=1 - clear[..., None],
             depth=out[..., 3:4],
             normal=out[..., 4:7] if normals else None,
+            blobs=Blobs(self.log_scales[self.alive].exp(), self.opacity[self.alive]),
         )
 
     def _behind(self, cameras: Cameras, draws: Draws | None) -> Tensor:
@@ -153,6 +154,8 @@ class GaussianCloud(Representation):
         s = self.settings
         if s.sh_every and (step + 1) % s.sh_every == 0:
             self.degree.add_(1).clamp_(max=s.sh_degree)
+        if s.strategy == "mcmc":
+            densification.explore(self, step, draws.shared("exploration"))
         if s.strategy == "none" or not s.densify_from <= step + 1 <= s.densify_until or (step + 1) % s.densify_every:
             return {}
         rows = densification.STRATEGIES[s.strategy](self, step, draws.shared("densification"))
