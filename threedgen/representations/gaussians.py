@@ -23,6 +23,7 @@ from threedgen.representations.spherical_harmonics import ZERO, count_of, harmon
 SURFACE = 0.5  # sum of opacities at which a mesh has its surface
 NEIGHBOURS = 16  # Gaussians that a point of the surface looks at
 CHUNK_POINTS = 131_072
+MOST = 0.99  # share of the Gaussians that a mesh reaches for, where they leave the unit sphere
 CELLS = 64  # of the grid that says where a mesh may lie
 
 
@@ -151,7 +152,9 @@ class GaussianCloud(Representation):
         The level set of the sum, as DreamGaussian takes it, and not a fusion of depth images: it needs no views, is closed, and follows
         Gaussians that lie on a surface to a standard deviation of their thin axis.
         """
-        radius = max(1.0, float(self.means[self.alive].norm(dim=-1).max()) * 1.05) if bool(self.alive.any()) else 1.0
+        distances = self.means[self.opacity > densification.FAINT].norm(dim=-1)
+        # Strays far out, behind all cameras, must not make the grid coarse.
+        radius = max(1.0, float(distances.quantile(MOST)) * 1.05) if len(distances) else 1.0
         level = SURFACE if threshold == "auto" else float(threshold)
         return extract_mesh(lambda x: self._near(x)[0], self._cells(radius), radius, resolution, level)
 
