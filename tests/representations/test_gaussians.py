@@ -12,7 +12,7 @@ from threedgen.draws import Draws
 from threedgen.errors import UserError
 from threedgen.representations.base import Mesh
 from threedgen.representations.gaussian_starts import ball, on_mesh, spacing
-from threedgen.representations.gaussians import GaussianCloud
+from threedgen.representations.gaussians import GaussianCloud, thinnest
 from threedgen.representations.mesh import render_mesh
 from threedgen.representations.mesh_loading import load_mesh
 from threedgen.representations.spherical_harmonics import ZERO
@@ -156,6 +156,51 @@ def test_points_on_a_mesh_have_its_colours():
     start = on_mesh(load_mesh(BARREL, fit_radius=0.85), 500, torch.Generator().manual_seed(0))
     brown = (start.rgb - torch.tensor([0.68, 0.36, 0.28])).abs().amax(-1) < 0.2
     assert brown.float().mean() > 0.4
+
+
+def test_points_on_a_mesh_take_the_colours_they_are_given():
+    mesh = load_mesh(BARREL, fit_radius=0.85)
+    start = on_mesh(mesh, 300, torch.Generator().manual_seed(0), albedo=lambda points: points.abs())
+    torch.testing.assert_close(start.rgb, start.points.abs())
+    assert torch.equal(start.points, on_mesh(mesh, 300, torch.Generator().manual_seed(0)).points)
+
+
+def test_discs_lie_on_the_surface():
+    box = trimesh.creation.box((2.0, 1.0, 0.5))
+    start = on_mesh(Mesh(torch.from_numpy(box.vertices).float(), torch.from_numpy(box.faces)), 500, torch.Generator().manual_seed(0))
+    made = GaussianCloud(GaussiansSettings(count=500, capacity=500), start=start)
+    on_side = (start.points.abs() - torch.tensor([1.0, 0.5, 0.25])).abs() < 1e-6
+    thin = thinnest(made.axes(), made.log_scales).detach().abs()
+    torch.testing.assert_close(thin[on_side.sum(-1) == 1], on_side[on_side.sum(-1) == 1].float(), rtol=0, atol=1e-5)
+    lengths = made.log_scales.detach().exp()
+    torch.testing.assert_close(lengths[:, 2] / lengths[:, 0], torch.full((500,), 0.2))
+
+
+def test_a_mesh_without_area_is_refused():
+    with pytest.raises(UserError, match="without area"):
+        on_mesh(Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]])), 10, torch.Generator())
+
+
+def test_a_cloud_begins_on_the_surface_of_another_one():
+    """A red ball of Gaussians, its mesh, and Gaussians on that: mesh and second cloud look alike from all sides."""
+    first = solid()
+    mesh = first.to_mesh(48)
+    start = on_mesh(mesh, 2000, torch.Generator().manual_seed(0), albedo=first.albedo)
+    second = GaussianCloud(GaussiansSettings(count=2000, capacity=2100, opacity=0.9, background="black"), start=start)
+    assert int(second.alive.sum()) == 2000
+    with torch.no_grad():
+        a, b = render_mesh(mesh, CAMERAS), second.render(CAMERAS)
+    inside, also = a.alpha > 0.5, b.alpha > 0.5
+    assert (inside & also).sum() / (inside | also).sum() > 0.85
+    torch.testing.assert_close(b.rgb[inside[..., 0] & (b.alpha[..., 0] > 0.9)].mean(0), torch.tensor([1.0, 0.0, 0.0]), rtol=0, atol=0.1)
+
+
+def test_the_mesh_of_a_cloud_leaves_strays_out():
+    made, other = solid(), solid()
+    with torch.no_grad():
+        other.means[0] = torch.tensor([30.0, 0.0, 0.0])
+    for mine, theirs in zip(made.to_mesh(48).vertices.aminmax(dim=0), other.to_mesh(48).vertices.aminmax(dim=0), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0.05)
 
 
 def test_a_point_cloud_is_a_start(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +20,33 @@ from threedgen.representations.mesh import face_normals
 from threedgen.representations.mesh_loading import load_mesh
 
 GREY = 0.5
+THICKNESS = 0.2  # of a disc on a surface, of its radius
 SHADES = 0.1  # of the random colours of a ball around grey
 
 
 @dataclass(frozen=True)
 class Start:
-    """Points [N,3] in the world with colours rgb [N,3] in [0,1] and standard deviations [N]."""
+    """Points [N,3] in the world with colours rgb [N,3] in [0,1] and standard deviations [N].
+
+    With unit normals [N,3] they are discs that lie on a surface, else balls.
+    """
 
     points: Tensor
     rgb: Tensor
     deviations: Tensor
+    normals: Tensor | None = None
+
+    def log_scales(self) -> Tensor:
+        """[N,3] logarithms of the standard deviations along the axes; those of a disc are thin along the last."""
+        scales = self.deviations.log()[:, None].repeat(1, 3)
+        return scales if self.normals is None else scales + torch.tensor([0.0, 0.0, math.log(THICKNESS)])
+
+    def quaternions(self) -> Tensor:
+        """[N,4] (w, x, y, z) that turn the last axis to the normal, or to its opposite."""
+        up = torch.tensor([0.0, 0.0, 1.0]).expand_as(self.points)
+        normals = up if self.normals is None else self.normals
+        x, y, z = (normals * torch.where(normals[:, 2:] < 0, -1, 1)).unbind(-1)
+        return torch.nn.functional.normalize(torch.stack([1 + z, -y, x, torch.zeros_like(z)], -1), dim=-1)
 
 
 def start_of(settings: GaussiansSettings, rng: torch.Generator) -> Start:
@@ -52,15 +71,30 @@ def ball(count: int, radius: float, rng: torch.Generator) -> Start:
     return Start(points, rgb, spacing(points))
 
 
-def on_mesh(mesh: Mesh, count: int, rng: torch.Generator) -> Start:
-    """Points uniform on the surface, with its colours."""
+def on_mesh(mesh: Mesh, count: int, rng: torch.Generator, albedo: Callable[[Tensor], Tensor] | None = None) -> Start:
+    """Discs uniform on the surface, as large as the gaps between them, with its colours.
+
+    Args:
+        mesh: in the world, on the CPU.
+        count: of the points, at least 4.
+        rng: of the places.
+        albedo: colours [N,3] in [0,1] of world points [N,3], as `Representation.albedo`; without it those of the mesh's texture or its
+            vertices, or grey.
+
+    Raises:
+        UserError: the mesh has no area.
+    """
     corners = mesh.vertices[mesh.faces]
-    area = face_normals(mesh.vertices, mesh.faces).norm(dim=-1)
+    normals = face_normals(mesh.vertices, mesh.faces)
+    area = normals.norm(dim=-1)
+    if not area.sum() > 0:
+        raise UserError(f"Gaussians cannot start on a mesh without area ({len(mesh.faces)} faces)")
     face = torch.multinomial(area, count, replacement=True, generator=rng)
     root, along = torch.rand(count, 1, generator=rng).sqrt(), torch.rand(count, 1, generator=rng)
     weights = torch.cat([1 - root, root * (1 - along), root * along], -1)
     points = (weights[..., None] * corners[face]).sum(1)
-    return Start(points, _colours(mesh, face, weights), spacing(points))
+    rgb = _colours(mesh, face, weights) if albedo is None else albedo(points).cpu()
+    return Start(points, rgb, spacing(points), torch.nn.functional.normalize(normals[face], dim=-1, eps=1e-30))
 
 
 def _colours(mesh: Mesh, face: Tensor, weights: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from threedgen.ops.splat import splat
 from threedgen.representations import densification
 from threedgen.representations.base import Blobs, Forgotten, Mesh, Render, Representation
 from threedgen.representations.extraction import extract_mesh
-from threedgen.representations.gaussian_starts import start_of
+from threedgen.representations.gaussian_starts import Start, start_of
 from threedgen.representations.projection import Projected, project, rotations
 from threedgen.representations.spherical_harmonics import ZERO, count_of, harmonics
 
@@ -47,15 +47,21 @@ class GaussianCloud(Representation):
     grad_sum: Tensor
     grad_count: Tensor
 
-    def __init__(self, settings: GaussiansSettings, seed: int = 0) -> None:
-        """UserError where the settings name a file that cannot be read."""
+    def __init__(self, settings: GaussiansSettings, seed: int = 0, start: Start | None = None) -> None:
+        """At a start of its own, for instance on the surface of another representation, or at that of the settings.
+
+        Raises:
+            UserError: the settings name a file that cannot be read.
+        """
         super().__init__()
         self.settings = settings
-        start = start_of(settings, torch.Generator().manual_seed(seed))
+        if start is None:
+            start = start_of(settings, torch.Generator().manual_seed(seed))
         places = max(settings.capacity, len(start.points))
         self.means = nn.Parameter(_padded(start.points, places))
-        self.log_scales = nn.Parameter(_padded(start.deviations.log()[:, None].expand(-1, 3), places))
+        self.log_scales = nn.Parameter(_padded(start.log_scales(), places))
         self.quaternions = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(places, 1))
+        self.quaternions.data[: len(start.points)] = start.quaternions()
         self.logits = nn.Parameter(torch.full((places,), math.log(settings.opacity / (1 - settings.opacity))))
         self.base = nn.Parameter(_padded((start.rgb - 0.5) / ZERO, places)[:, None])
         self.rest = nn.Parameter(torch.zeros(places, count_of(settings.sh_degree) - 1, 3))
