@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import torch
 from scipy.spatial import KDTree
 from torch import Tensor, nn
 
-from threedgen.cameras import Cameras
+from threedgen.cameras import Cameras, orbit_cameras
 from threedgen.config.schema import GaussiansSettings
 from threedgen.draws import Draws
+from threedgen.errors import UserError
 from threedgen.materials.background import Background
 from threedgen.ops.splat import splat
 from threedgen.representations import densification
 from threedgen.representations.base import Blobs, Forgotten, Mesh, Render, Representation
-from threedgen.representations.extraction import extract_mesh
+from threedgen.representations.extraction import surface_of
 from threedgen.representations.gaussian_starts import Start, start_of
+from threedgen.representations.mesh import render_mesh
+from threedgen.representations.opacity_grid import opacity_grid
 from threedgen.representations.projection import Projected, project, rotations
 from threedgen.representations.spherical_harmonics import ZERO, count_of, harmonics
 
-SURFACE = 0.5  # sum of opacities at which a mesh has its surface
 NEIGHBOURS = 16  # Gaussians that a point of the surface looks at
 CHUNK_POINTS = 131_072
 MOST = 0.99  # share of the Gaussians that a mesh reaches for, where they leave the unit sphere
-CELLS = 64  # of the grid that says where a mesh may lie
+LEVELS = (0.07, 0.12, 0.2, 0.35, 0.6)  # of the sum of opacities at which a surface is looked for
+OUTLINES, OUTLINE_PIXELS = 12, 128  # views that decide between them, and their side
 
 
 # Learning rates as shares of the stage's: those of DreamGaussian (arXiv 2309.16653) relative to that of colours.
@@ -153,47 +157,56 @@ class GaussianCloud(Representation):
 
     @torch.no_grad()
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:
-        """Surface on which the opacities of the Gaussians add up to 1/2 (or to a threshold), by marching cubes; UserError if there is none.
+        """Surface on which the opacities of the Gaussians add up to a threshold, by marching cubes; UserError if there is none.
 
-        The level set of the sum, as DreamGaussian takes it, and not a fusion of depth images: it needs no views, is closed, and follows
-        Gaussians that lie on a surface to a standard deviation of their thin axis.
+        The level set of the sum, as DreamGaussian takes it, and not a fusion of depth images: it is closed, and follows Gaussians that lie
+        on a surface to a standard deviation of their thin axis. Which level looks opaque depends on how many faint Gaussians lie behind
+        one another: "auto" is the one whose silhouettes are nearest to those of the cloud.
         """
-        distances = self.means[self.opacity > densification.FAINT].norm(dim=-1)
+        shown = self.opacity > densification.FAINT
+        distances = self.means[shown].norm(dim=-1)
         # Strays far out, behind all cameras, must not make the grid coarse.
         radius = max(1.0, float(distances.quantile(MOST)) * 1.05) if len(distances) else 1.0
-        level = SURFACE if threshold == "auto" else float(threshold)
-        return extract_mesh(lambda x: self._near(x)[0], self._cells(radius), radius, resolution, level)
+        sums = opacity_grid(self.means[shown], self.axes()[shown], self.opacity[shown], radius, resolution)
+        axis = torch.linspace(-radius, radius, resolution, device=sums.device).square()
+        sums = torch.where(axis[:, None, None] + axis[:, None] + axis < radius**2, sums, 0)
+        if threshold == "auto":
+            return self._nearest_in_outline(sums, radius)
+        return surface_of(sums, radius, float(threshold))
 
-    def _cells(self, radius: float) -> Tensor:
-        """[G,G,G] bool, the cells of the cube that lie within three standard deviations of a Gaussian."""
-        axis = (torch.arange(CELLS) + 0.5) / CELLS * 2 * radius - radius
-        centres = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-        shown = self.opacity > densification.FAINT
-        reach = 3 * self.log_scales[shown].exp().amax(-1).cpu() + math.sqrt(3) * radius / CELLS
-        cells = torch.zeros(CELLS**3, dtype=torch.bool)
-        if len(reach):
-            tree = KDTree(centres.numpy())
-            for found in tree.query_ball_point(self.means[shown].cpu().numpy(), reach.numpy()):
-                cells[found] = True
-        return cells.view(CELLS, CELLS, CELLS).to(self.device)
+    def _nearest_in_outline(self, sums: Tensor, radius: float) -> Mesh:
+        """Of the surfaces of some levels the one that covers what the cloud covers, seen from around."""
+        azimuths = [360.0 * k / OUTLINES for k in range(OUTLINES)]
+        views = orbit_cameras(azimuths, elevation=15.0, distance=2.6 * radius, fovy=50.0, height=OUTLINE_PIXELS, width=OUTLINE_PIXELS)
+        wanted = self.render(views.to(self.device)).alpha > 0.5
+        meshes = [surface_of(sums, radius, LEVELS[0])]  # where there is nothing at the lowest level, that is an error
+        for level in LEVELS[1:]:
+            with suppress(UserError):
+                meshes.append(surface_of(sums, radius, level))
 
+        def agreement(mesh: Mesh) -> float:
+            covered = render_mesh(mesh, views).alpha.to(self.device) > 0.5
+            return float((covered & wanted).sum() / (covered | wanted).sum().clamp(min=1))
+
+        return max(meshes, key=agreement)
+
+    @torch.no_grad()
     def albedo(self, points: Tensor) -> Tensor:
         """Colour [N,3] in [0,1] at world points [N,3]: that of the Gaussians around, without what depends on the view."""
-        with torch.no_grad():
-            return torch.cat([self._near(p)[1] for p in points.split(CHUNK_POINTS)])
-
-    def _near(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of opacities [N] and mean colour [N,3] of the nearest Gaussians at points [N,3]."""
         alive = self.alive.nonzero()[:, 0]
         means, inverse = self.means[alive], torch.linalg.inv(self.axes()[alive])
+        opacity, rgb = self.opacity[alive], (ZERO * self.base[alive, 0] + 0.5).clamp(0, 1)
+        tree = KDTree(means.cpu().numpy())
         count = min(NEIGHBOURS, len(alive))
-        found = torch.from_numpy(KDTree(means.cpu().numpy()).query(points.cpu().numpy(), k=count)[1]).view(-1, count).to(self.device)
-        squared = (inverse[found] @ (points[:, None] - means[found])[..., None]).square().sum((-1, -2))
-        share = self.opacity[alive][found] * torch.exp(-0.5 * squared)
-        colour = (ZERO * self.base[alive, 0] + 0.5).clamp(0, 1)[found]
-        # Far from all Gaussians the nearest one alone decides.
-        weight = share + 1e-12 * (torch.arange(count, device=self.device) == 0)
-        return share.sum(1), (weight[..., None] * colour).sum(1) / weight.sum(1, keepdim=True)
+
+        def of_chunk(p: Tensor) -> Tensor:
+            found = torch.from_numpy(tree.query(p.cpu().numpy(), k=count)[1]).view(-1, count).to(self.device)
+            squared = (inverse[found] @ (p[:, None] - means[found])[..., None]).square().sum((-1, -2))
+            # Far from all Gaussians the nearest one alone decides.
+            weight = opacity[found] * torch.exp(-0.5 * squared) + 1e-12 * (torch.arange(count, device=self.device) == 0)
+            return (weight[..., None] * rgb[found]).sum(1) / weight.sum(1, keepdim=True)
+
+        return torch.cat([of_chunk(p) for p in points.split(CHUNK_POINTS)])
 
 
 def _padded(values: Tensor, places: int) -> Tensor:
