@@ -10,6 +10,7 @@ from threedgen.cameras import orbit_cameras
 from threedgen.config.schema import GaussiansSettings
 from threedgen.draws import Draws
 from threedgen.errors import UserError
+from threedgen.representations import gaussians
 from threedgen.representations.base import Mesh
 from threedgen.representations.gaussian_starts import ball, on_mesh, spacing
 from threedgen.representations.gaussians import GaussianCloud, thinnest
@@ -20,6 +21,14 @@ from threedgen.shipped import shipped_folder
 
 BARREL = shipped_folder("assets") / "meshes" / "barrel.glb"
 CAMERAS = orbit_cameras([0.0, 120.0, 240.0], elevation=15.0, distance=2.6, fovy=40.0, height=33, width=33)
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch):
+    """Colours of meshes from fewer and smaller pictures than users get."""
+    monkeypatch.setattr(gaussians, "VIEWS", 16)
+    monkeypatch.setattr(gaussians, "VIEW_PIXELS", 80)
+    monkeypatch.setattr(gaussians, "OUTLINE_PIXELS", 48)
 
 
 def cloud(seed: int = 0, **settings: object) -> GaussianCloud:
@@ -233,11 +242,41 @@ def test_the_mesh_of_a_ball_is_a_sphere_with_its_colour():
     radii = mesh.vertices.norm(dim=-1)
     assert 0.55 < radii.min() < radii.max() < 0.8
     assert trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False).is_watertight
-    torch.testing.assert_close(made.albedo(mesh.vertices), torch.tensor([1.0, 0.0, 0.0]).expand(len(radii), 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(made.albedo(mesh.vertices), torch.tensor([1.0, 0.0, 0.0]).expand(len(radii), 3), rtol=0, atol=1e-3)
 
 
-def test_colours_far_away_are_those_of_the_nearest():
-    assert torch.equal(solid().albedo(torch.tensor([[5.0, 0.0, 0.0]])), torch.tensor([[1.0, 0.0, 0.0]]))
+def test_a_mesh_has_the_colours_that_are_seen_and_not_those_inside():
+    """A shell of two colours around a core of a third one; points on either side have its colour."""
+    made = solid(3000, 0.5)
+    with torch.no_grad():
+        inside = made.means.norm(dim=-1) < 0.35
+        upper = made.means[:, 2] > 0
+        made.base[:, 0] = (torch.where(upper[:, None], torch.tensor([1.0, 0, 0]), torch.tensor([0, 0, 1.0])) - 0.5) / ZERO
+        made.base[inside, 0] = (torch.tensor([0, 1.0, 0]) - 0.5) / ZERO
+    points = torch.tensor([[0.2, 0.1, 0.5], [-0.3, 0.2, 0.4], [0.1, -0.3, -0.45]])
+    want = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]])
+    torch.testing.assert_close(made.albedo(points), want, rtol=0, atol=0.15)
+    assert made.albedo(points[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("background", ["white", "black"])
+def test_the_background_does_not_colour_a_mesh(background: str):
+    """Not even half-transparent Gaussians."""
+    made = cloud(count=300, capacity=300, start_radius=0.3, opacity=0.05, background=background)
+    with torch.no_grad():
+        made.base[:] = torch.tensor([0.5, -0.5, -0.5]) / ZERO
+    torch.testing.assert_close(made.albedo(torch.tensor([[0.2, 0.0, 0.1]])), torch.tensor([[1.0, 0.0, 0.0]]), rtol=0, atol=0.02)
+
+
+def test_a_sheet_thinner_than_the_grid_stays_whole():
+    made = cloud(count=2000, capacity=2000, opacity=0.3)
+    with torch.no_grad():
+        made.means[:] = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+        made.means[:, 2] = 0.011
+        made.log_scales[:] = torch.tensor([0.03, 0.03, 0.001]).log()
+    mesh = made.to_mesh(48)
+    assert (mesh.vertices[:, :2].aminmax(dim=0).max > 0.45).all()
+    assert trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy()).area > 1.9
 
 
 def test_an_empty_cloud_has_no_mesh():

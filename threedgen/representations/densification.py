@@ -89,7 +89,7 @@ def explore(cloud: GaussianCloud, step: int, rng: torch.Generator) -> None:
     eta = torch.randn(cloud.means.shape, generator=rng).to(cloud.means)
     axes = cloud.axes()
     hidden = torch.sigmoid(STEEPNESS * (FAINT - cloud.opacity)) * cloud.alive
-    cloud.means += strength * hidden[:, None] * (axes @ (axes.mT @ eta[..., None]))[..., 0]
+    cloud.means.data += strength * hidden[:, None] * (axes @ (axes.mT @ eta[..., None]))[..., 0]
 
 
 def divided(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,9 @@ import math
 from contextlib import suppress
 
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor, nn
 
-from threedgen.cameras import Cameras, orbit_cameras
+from threedgen.cameras import Cameras, orbit, orbit_cameras
 from threedgen.config.schema import GaussiansSettings
 from threedgen.draws import Draws
 from threedgen.errors import UserError
@@ -24,10 +23,13 @@ from threedgen.representations.opacity_grid import opacity_grid
 from threedgen.representations.projection import Projected, project, rotations
 from threedgen.representations.spherical_harmonics import ZERO, count_of, harmonics
 
-NEIGHBOURS = 16  # Gaussians that a point of the surface looks at
+THINNEST = 0.7  # cells of the grid of a mesh that are added to every Gaussian, as a standard deviation
+VIEWS, VIEW_PIXELS = 48, 320  # pictures that colour a mesh, and their side
+SURE_DEPTH = 0.03  # world units between a point and what a view shows there at which the view counts half
+GOLDEN_DEGREES = 180.0 * (3.0 - math.sqrt(5.0))
 CHUNK_POINTS = 131_072
 MOST = 0.99  # share of the Gaussians that a mesh reaches for, where they leave the unit sphere
-LEVELS = (0.07, 0.12, 0.2, 0.35, 0.6)  # of the sum of opacities at which a surface is looked for
+LEVELS = (0.07, 0.12, 0.2, 0.35, 0.6, 1.0)  # of the sum of opacities at which a surface is looked for
 OUTLINES, OUTLINE_PIXELS = 12, 128  # views that decide between them, and their side
 
 
@@ -167,7 +169,10 @@ class GaussianCloud(Representation):
         distances = self.means[shown].norm(dim=-1)
         # Strays far out, behind all cameras, must not make the grid coarse.
         radius = max(1.0, float(distances.quantile(MOST)) * 1.05) if len(distances) else 1.0
-        sums = opacity_grid(self.means[shown], self.axes()[shown], self.opacity[shown], radius, resolution)
+        # No thinner than the grid can show, or fins and leaves would fall between its points.
+        scales = (self.log_scales[shown].mul(2).exp() + (THINNEST * 2 * radius / resolution) ** 2).sqrt()
+        axes = rotations(self.quaternions[shown]) * scales[:, None]
+        sums = opacity_grid(self.means[shown], axes, self.opacity[shown], radius, resolution)
         axis = torch.linspace(-radius, radius, resolution, device=sums.device).square()
         sums = torch.where(axis[:, None, None] + axis[:, None] + axis < radius**2, sums, 0)
         if threshold == "auto":
@@ -192,21 +197,42 @@ class GaussianCloud(Representation):
 
     @torch.no_grad()
     def albedo(self, points: Tensor) -> Tensor:
-        """Colour [N,3] in [0,1] at world points [N,3]: that of the Gaussians around, without what depends on the view."""
-        alive = self.alive.nonzero()[:, 0]
-        means, inverse = self.means[alive], torch.linalg.inv(self.axes()[alive])
-        opacity, rgb = self.opacity[alive], (ZERO * self.base[alive, 0] + 0.5).clamp(0, 1)
-        tree = KDTree(means.cpu().numpy())
-        count = min(NEIGHBOURS, len(alive))
+        """Colour [N,3] in [0,1] at world points [N,3] near the surface: what views from all around show there, where they see the point.
 
-        def of_chunk(p: Tensor) -> Tensor:
-            found = torch.from_numpy(tree.query(p.cpu().numpy(), k=count)[1]).view(-1, count).to(self.device)
-            squared = (inverse[found] @ (p[:, None] - means[found])[..., None]).square().sum((-1, -2))
-            # Far from all Gaussians the nearest one alone decides.
-            weight = opacity[found] * torch.exp(-0.5 * squared) + 1e-12 * (torch.arange(count, device=self.device) == 0)
-            return (weight[..., None] * rgb[found]).sum(1) / weight.sum(1, keepdim=True)
+        Not that of the Gaussians which hold the point: they take a colour of their own each, and only the blend of many is the image's.
+        A view counts less the more its depth differs from the point's distance, so that what hides a point hardly colours it.
+        """
+        views = around(VIEWS, 2.6 * max(1.0, float(points.norm(dim=-1).max()) if len(points) else 1.0), VIEW_PIXELS).to(self.device)
+        seen = torch.cat([self._colour_and_depth(views[[k]]) for k in range(len(views))])
+        return torch.cat([_blended(p, views, seen) for p in points.split(CHUNK_POINTS)]) if len(points) else points
 
-        return torch.cat([of_chunk(p) for p in points.split(CHUNK_POINTS)])
+    def _colour_and_depth(self, cameras: Cameras) -> Tensor:
+        """[B,5,H,W] colour in [0,1] and distance, both of what is there alone, and alpha."""
+        render = self.render(cameras)
+        behind = (1 - render.alpha) * self.background.behind(cameras.rays()[1], None)
+        sure = render.alpha.clamp(min=1e-4)
+        return torch.cat([((render.rgb - behind) / sure).clamp(0, 1), render.depth / sure, render.alpha], -1).permute(0, 3, 1, 2)
+
+
+def around(count: int, distance: float, size: int) -> Cameras:
+    """Cameras spread evenly over a sphere, which all see the unit sphere's share of `distance` / 2.6."""
+    share = (torch.arange(count) + 0.5) / count
+    elevation, azimuth = torch.rad2deg(torch.asin(2 * share - 1)), torch.arange(count) * GOLDEN_DEGREES % 360.0
+    return Cameras(orbit(azimuth, elevation, torch.full((count,), distance)), torch.full((count,), math.radians(46.0)), size, size)
+
+
+def _blended(points: Tensor, views: Cameras, seen: Tensor) -> Tensor:
+    """[N,3] means of what views show at points [N,3], weighted by how well they see them; `seen` [B,5,H,W] as `_colour_and_depth`."""
+    total, weights = torch.zeros_like(points), points.new_zeros(len(points), 1)
+    for view in range(len(views)):
+        (pixel,), _ = views[[view]].project(points)
+        place = (2 * pixel / pixel.new_tensor([views.width, views.height]) - 1)[None, None]
+        values = torch.nn.functional.grid_sample(seen[view : view + 1], place, padding_mode="border", align_corners=False)[0, :, 0].T
+        missed = ((points - views.positions[view]).norm(dim=-1) - values[:, 3]) / SURE_DEPTH
+        weight = (values[:, 4].square() / (1 + missed.square().square()))[:, None] + 1e-12
+        total += weight * values[:, :3]
+        weights += weight
+    return total / weights
 
 
 def _padded(values: Tensor, places: int) -> Tensor:
