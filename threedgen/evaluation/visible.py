@@ -39,8 +39,9 @@ def seen_by(surface: Surface, points: Tensor, cameras: Cameras, tolerance: float
         clip = F.pad(vertices, (0, 1), value=1.0) @ matrices[view].T
         face, weights = rasterize(clip[None], faces, cameras.height, cameras.width)
         shown = interpolate(vertices, faces, face, weights)[0]
-        row, column, in_front = cameras.project(points, view)
-        inside = in_front & (row >= 0) & (row < cameras.height) & (column >= 0) & (column < cameras.width)
+        (pixel,), (depth,) = cameras[[view]].project(points)
+        column, row = pixel.unbind(-1)
+        inside = (depth > 0) & (row >= 0) & (row < cameras.height) & (column >= 0) & (column < cameras.width)
         at = row[inside].long(), column[inside].long()
         near = (shown[at] - points[inside]).norm(dim=-1) <= tolerance
         seen[inside] |= near & (face[0][at] >= 0)
