@@ -199,16 +199,18 @@ PENALTIES_OF_A_KIND |= dict.fromkeys(("normal_consistency", "laplacian"), ("surf
 PENALTIES_OF_A_KIND |= dict.fromkeys(("opacity", "size", "anisotropy"), ("cloud", "Gaussians"))
 
 
-@register("representation", "dmtet")
 @dataclass
-class DMTetSettings(HashEncodingSettings):
-    """A surface from signed distances on a deformable tetrahedral grid (DMTet, arXiv 2111.04276), coloured by a hash grid."""
+class SurfaceSettings(HashEncodingSettings):
+    """A surface that is drawn as a mesh, coloured by a hash grid."""
 
     kind: ClassVar[str] = "surface"  # its renderings carry the mesh
 
-    resolution: int = setting(48, "cells of the tetrahedral grid along an axis", unit="cells", low=4, high=256)
-    radius: float = setting(1.0, "half side of the cube that holds the grid", unit="scene radii", low=0.1, high=100.0)
-    shape: str = setting("sphere", "what it is at first", choices=("sphere", "ellipsoid", "mesh"))
+    radius: float = setting(1.0, "half side of the cube that holds the surface", unit="scene radii", low=0.1, high=100.0)
+    shape: str = setting(
+        "sphere",
+        "what it is at first; hull is the space that all silhouettes of `data` have in common",
+        choices=("sphere", "ellipsoid", "mesh", "hull"),
+    )
     shape_radius: float = setting(
         0.5,
         "radius of the sphere; of the ellipsoid before its axes; that a mesh is scaled to reach",
@@ -220,6 +222,7 @@ class DMTetSettings(HashEncodingSettings):
         [1.0, 1.0, 1.0], "semi-axes of the ellipsoid along x, y, z, times shape_radius", low=0.05, high=20.0, length=3
     )
     shape_file: str = setting("", "mesh file (GLB, OBJ, PLY) of the shape mesh; what it encloses is solid", unit="path")
+    shape_share: float = setting(1.0, "learning rate of the shape, as a share of that of the colours", low=0.0, high=100.0)
     normals: str = setting("vertex", "normals of the faces, or smooth ones, means at the vertices", choices=("vertex", "face"))
     shading: str = setting(
         "albedo",
@@ -237,8 +240,34 @@ class DMTetSettings(HashEncodingSettings):
             raise ValueError(f"shape_axes goes with shape: ellipsoid, got shape: {self.shape}")
         if self.shape_radius * max(self.shape_axes) >= self.radius:
             raise ValueError(
-                f"the shape reaches {self.shape_radius * max(self.shape_axes):g}, beyond the radius {self.radius:g} of the grid"
+                f"the shape reaches {self.shape_radius * max(self.shape_axes):g}, beyond the radius {self.radius:g} of the cube"
             )
+
+
+@register("representation", "dmtet")
+@dataclass
+class DMTetSettings(SurfaceSettings):
+    """A surface from signed distances on a deformable tetrahedral grid (DMTet, arXiv 2111.04276), coloured by a hash grid."""
+
+    resolution: int = setting(48, "cells of the tetrahedral grid along an axis", unit="cells", low=4, high=256)
+
+
+@register("representation", "mesh")
+@dataclass
+class MeshSettings(SurfaceSettings):
+    """A triangle mesh whose vertices move, remeshed as it goes (continuous remeshing, Palfinger 2022), coloured by a hash grid."""
+
+    resolution: int = setting(64, "cells along an axis of the grid that the first mesh is made on", unit="cells", low=4, high=256)
+    capacity: int = setting(10_000, "most vertices there may ever be; there are twice as many triangles", low=16, high=2_000_000)
+    edge: Any = setting(0.04, "length of the edges; where the surface rests they become shorter", unit="scene radii", low=1e-4, scheduled=True)
+    edge_range: list[float] = setting(
+        [0.5, 1.5], "shortest and longest edge, as shares of edge", low=0.05, high=20.0, **INTERVAL
+    )
+    remesh_every: int = setting(5, "steps between turns of remeshing; 0 keeps the first mesh", unit="steps", low=0)
+    remesh_until: int = setting(1_000_000, "last step that remeshes", unit="steps", low=0)
+    gain: float = setting(
+        0.2, "how fast edges become longer where the surface moves steadily and shorter where it rests; 0 leaves them alone", low=0.0, high=5.0
+    )
 
 
 @dataclass
@@ -293,6 +322,8 @@ class StageSettings:
             on = any(weight > 0 for _, weight in knots_of(getattr(self.regularizers, name)))
             if on and getattr(self.representation, "kind", "") != kind:
                 raise ValueError(f"regularizers.{name} looks at {looks_at}, which this representation has not: leave it at 0")
+        if getattr(self.representation, "shape", "") == "hull" and POSED_IMAGES not in getattr(self.guidance, "needs", ()):
+            raise ValueError("representation.shape hull is carved from posed images, and this guidance has none: choose another shape")
         if hasattr(self.guidance, "check_stage"):
             self.guidance.check_stage(self.cameras.views, self.steps)
 

@@ -46,10 +46,10 @@ def estimate(settings: RunSettings) -> Estimate:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     started = time.monotonic()
-    fits = isinstance(stage.guidance, Images)
-    teacher = read_scene(settings.data, stage.guidance).train.to(device) if fits else build_teacher(settings, device, None)
+    images = read_scene(settings.data, stage.guidance).train if isinstance(stage.guidance, Images) else None
+    teacher = images.to(device) if images else build_teacher(settings, device, None)
     parts = {"loading": time.monotonic() - started}
-    system = Distillation(stage, build_representation(stage, settings.seed, device), teacher, settings.seed).to(device)
+    system = Distillation(stage, build_representation(stage, settings.seed, device, images), teacher, settings.seed).to(device)
     optimizer = system.configure_optimizers()
     parts |= {f"stage {name}, {what}": seconds for what, seconds in _stage_seconds(system, optimizer).items()}
     parts["export"] = len(system.representation.scenes) * (EXPORT_SECONDS + FRAME_SECONDS * settings.export.turntable_frames)

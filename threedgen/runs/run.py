@@ -94,7 +94,7 @@ def _work(settings: RunSettings, folder: RunFolder, resume: bool) -> dict[str, P
     name, stage = only_stage(settings)
     scene = read_scene(settings.data, stage.guidance) if isinstance(stage.guidance, Images) else None
     teacher = scene.train.to(device) if scene else build_teacher(settings, device, folder.prompts)
-    representation = build_representation(stage, settings.seed, device)
+    representation = build_representation(stage, settings.seed, device, scene.train if scene else None)
     state = newest(folder.checkpoints / f"{name}.safetensors") if resume else None
     if resume and state is None:
         print(f"threedgen: there is no checkpoint of these settings in {folder.path}: the run begins", file=sys.stderr)
