@@ -185,6 +185,24 @@ def test_discs_lie_on_the_surface():
     torch.testing.assert_close(lengths[:, 2] / lengths[:, 0], torch.full((500,), 0.2))
 
 
+def test_discs_begin_on_a_hull():
+    """A ball beside the origin, and a plate thinner than the grid."""
+    centre = torch.tensor([0.2, 0.0, -0.1])
+
+    def hull(points: torch.Tensor) -> torch.Tensor:
+        plate = torch.stack([points[:, 0].abs() - 0.9, points[:, 1].abs() - 0.9, (points[:, 2] - 0.8).abs() - 0.002], -1).amax(-1)
+        return torch.minimum((points - centre).norm(dim=-1) - 0.4, plate)
+
+    made = GaussianCloud(GaussiansSettings(start="hull", count=2000, capacity=2000), seed=1, hull=hull)
+    on_plate = made.means[:, 2] > 0.7
+    assert 0.5 < on_plate.float().mean() < 0.9
+    torch.testing.assert_close(
+        (made.means[~on_plate] - centre).norm(dim=-1), torch.full((int((~on_plate).sum()),), 0.4125), rtol=0, atol=3e-3, check_dtype=False
+    )
+    with pytest.raises(UserError, match="no space in common"):
+        GaussianCloud(GaussiansSettings(start="hull"), hull=lambda points: points[:, 0] + 5)
+
+
 def test_a_mesh_without_area_is_refused():
     with pytest.raises(UserError, match="without area"):
         on_mesh(Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]])), 10, torch.Generator())

@@ -154,7 +154,10 @@ class GaussiansSettings:
     count: int = setting(3000, "Gaussians at the start", low=4, high=10_000_000)
     capacity: int = setting(6000, "most Gaussians there may ever be", low=4, high=10_000_000)
     start: str = setting(
-        "sphere", "where they begin: sphere (a ball), or a file with a mesh (its surface) or with points (a PLY point cloud)", unit="path"
+        "sphere",
+        "where they begin: sphere (a ball), hull (on the space that all silhouettes of `data` have in common), or a file with a mesh (its "
+        "surface) or with points (a PLY point cloud)",
+        unit="path",
     )
     start_radius: float = setting(
         0.5, "radius of the ball, or of the sphere a mesh is fitted into", unit="scene radii", low=0.01, high=100.0
@@ -191,6 +194,11 @@ class GaussiansSettings:
         """There is a place for every Gaussian of the start."""
         if self.capacity < self.count:
             raise ValueError(f"capacity ({self.capacity}) must not be below count ({self.count})")
+
+
+def starts_on_hull(representation: object) -> bool:
+    """Whether settings of a representation let it start from the visual hull of posed images."""
+    return "hull" in (getattr(representation, "shape", ""), getattr(representation, "start", ""))
 
 
 # Penalties that look at more than images: the kind of representation that has it, and what it is.
@@ -259,14 +267,17 @@ class MeshSettings(SurfaceSettings):
 
     resolution: int = setting(64, "cells along an axis of the grid that the first mesh is made on", unit="cells", low=4, high=256)
     capacity: int = setting(10_000, "most vertices there may ever be; there are twice as many triangles", low=16, high=2_000_000)
-    edge: Any = setting(0.04, "length of the edges; where the surface rests they become shorter", unit="scene radii", low=1e-4, scheduled=True)
-    edge_range: list[float] = setting(
-        [0.5, 1.5], "shortest and longest edge, as shares of edge", low=0.05, high=20.0, **INTERVAL
+    edge: Any = setting(
+        0.04, "length of the edges; where the surface rests they become shorter", unit="scene radii", low=1e-4, scheduled=True
     )
+    edge_range: list[float] = setting([0.5, 1.5], "shortest and longest edge, as shares of edge", low=0.05, high=20.0, **INTERVAL)
     remesh_every: int = setting(5, "steps between turns of remeshing; 0 keeps the first mesh", unit="steps", low=0)
     remesh_until: int = setting(1_000_000, "last step that remeshes", unit="steps", low=0)
     gain: float = setting(
-        0.2, "how fast edges become longer where the surface moves steadily and shorter where it rests; 0 leaves them alone", low=0.0, high=5.0
+        0.2,
+        "how fast edges become longer where the surface moves steadily and shorter where it rests; 0 leaves them alone",
+        low=0.0,
+        high=5.0,
     )
 
 
@@ -322,8 +333,8 @@ class StageSettings:
             on = any(weight > 0 for _, weight in knots_of(getattr(self.regularizers, name)))
             if on and getattr(self.representation, "kind", "") != kind:
                 raise ValueError(f"regularizers.{name} looks at {looks_at}, which this representation has not: leave it at 0")
-        if getattr(self.representation, "shape", "") == "hull" and POSED_IMAGES not in getattr(self.guidance, "needs", ()):
-            raise ValueError("representation.shape hull is carved from posed images, and this guidance has none: choose another shape")
+        if starts_on_hull(self.representation) and POSED_IMAGES not in getattr(self.guidance, "needs", ()):
+            raise ValueError("a hull to start from is carved from posed images, and this guidance has none: choose another start")
         if hasattr(self.guidance, "check_stage"):
             self.guidance.check_stage(self.cameras.views, self.steps)
 

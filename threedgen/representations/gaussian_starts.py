@@ -11,16 +11,19 @@ import numpy as np
 import torch
 import trimesh
 from scipy.spatial import KDTree
+from skimage import measure
 from torch import Tensor
 
 from threedgen.config.schema import GaussiansSettings
 from threedgen.errors import UserError
 from threedgen.representations.base import Mesh
+from threedgen.representations.initial_shape import Distance
 from threedgen.representations.mesh import face_normals
 from threedgen.representations.mesh_loading import load_mesh
 
 GREY = 0.5
 THICKNESS = 0.2  # of a disc on a surface, of its radius
+HULL_CELLS = 80  # of the grid on which a hull is found
 SHADES = 0.1  # of the random colours of a ball around grey
 
 
@@ -49,18 +52,37 @@ class Start:
         return torch.nn.functional.normalize(torch.stack([1 + z, -y, x, torch.zeros_like(z)], -1), dim=-1)
 
 
-def start_of(settings: GaussiansSettings, rng: torch.Generator) -> Start:
+def start_of(settings: GaussiansSettings, rng: torch.Generator, hull: Distance | None = None) -> Start:
     """What the settings ask for.
 
+    Args:
+        hull: distances to what the start "hull" lies on, the visual hull of the images that are fitted.
+
     Raises:
-        UserError: the file cannot be read, or holds neither a mesh nor points.
+        UserError: the file cannot be read, or holds neither a mesh nor points; nothing lies in the hull.
+        ValueError: there is no hull.
     """
+    if settings.start == "hull":
+        if hull is None:
+            raise ValueError("the start hull needs the distances to one")
+        return on_hull(hull, settings.count, rng)
     if settings.start == "sphere":
         return ball(settings.count, settings.start_radius, rng)
     file = Path(settings.start)
     if file.suffix.lower() == ".ply" and (cloud := _points_of(file)) is not None:
         return cloud
     return on_mesh(load_mesh(file, fit_radius=settings.start_radius), settings.count, rng)
+
+
+def on_hull(hull: Distance, count: int, rng: torch.Generator) -> Start:
+    """Grey discs half a cell of a grid outside of a shape in the unit cube, so that what is thin gets some; UserError if it is empty."""
+    axis = torch.linspace(-1, 1, HULL_CELLS + 1)
+    distance = hull(torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)).view(3 * (len(axis),))
+    pitch = 2 / HULL_CELLS
+    if not distance.min() < 0.5 * pitch < distance.max():
+        raise UserError("the silhouettes have no space in common: check alpha and cameras, or choose representation.start sphere")
+    vertices, faces, _, _ = measure.marching_cubes(distance.numpy(), 0.5 * pitch)
+    return on_mesh(Mesh(torch.from_numpy(vertices.copy()) * pitch - 1, torch.from_numpy(faces.astype(np.int64))), count, rng)
 
 
 def ball(count: int, radius: float, rng: torch.Generator) -> Start:

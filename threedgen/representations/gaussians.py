@@ -18,6 +18,7 @@ from threedgen.representations import densification
 from threedgen.representations.base import Blobs, Forgotten, Mesh, Render, Representation
 from threedgen.representations.extraction import surface_of
 from threedgen.representations.gaussian_starts import Start, start_of
+from threedgen.representations.initial_shape import Distance
 from threedgen.representations.mesh import render_mesh
 from threedgen.representations.opacity_grid import opacity_grid
 from threedgen.representations.projection import Projected, project, rotations
@@ -53,8 +54,12 @@ class GaussianCloud(Representation):
     grad_sum: Tensor
     grad_count: Tensor
 
-    def __init__(self, settings: GaussiansSettings, seed: int = 0, start: Start | None = None) -> None:
-        """At a start of its own, for instance on the surface of another representation, or at that of the settings.
+    def __init__(self, settings: GaussiansSettings, seed: int = 0, hull: Distance | None = None, start: Start | None = None) -> None:
+        """At the start of the settings, or at one that is given, for instance on the surface of another representation.
+
+        Args:
+            hull: distances to the visual hull of the images that are fitted, where the settings start there.
+            start: that is taken in place of the settings'.
 
         Raises:
             UserError: the settings name a file that cannot be read.
@@ -62,7 +67,7 @@ class GaussianCloud(Representation):
         super().__init__()
         self.settings = settings
         if start is None:
-            start = start_of(settings, torch.Generator().manual_seed(seed))
+            start = start_of(settings, torch.Generator().manual_seed(seed), hull)
         places = max(settings.capacity, len(start.points))
         self.means = nn.Parameter(_padded(start.points, places))
         self.log_scales = nn.Parameter(_padded(start.log_scales(), places))

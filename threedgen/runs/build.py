@@ -8,7 +8,15 @@ from pathlib import Path
 import torch
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import DMTetSettings, GaussiansSettings, HashGridSettings, MeshSettings, RunSettings, StageSettings
+from threedgen.config.schema import (
+    DMTetSettings,
+    GaussiansSettings,
+    HashGridSettings,
+    MeshSettings,
+    RunSettings,
+    StageSettings,
+    starts_on_hull,
+)
 from threedgen.data.hull import hull_distance
 from threedgen.data.posed_images import PosedImages
 from threedgen.draws import generator
@@ -91,7 +99,7 @@ def build_representation(stage: StageSettings, seed: int, device: str, images: P
     """
     made, settings = REPRESENTATIONS[type(stage.representation)], stage.representation
     count = stage.guidance.particles if isinstance(stage.guidance, VSD) else 1
-    start = {"hull": hull_distance(images)} if images is not None and getattr(settings, "shape", "") == "hull" else {}
+    start = {"hull": hull_distance(images)} if images is not None and starts_on_hull(settings) else {}
     scenes = [made(settings, seed=seed_of_particle(seed, number), **start) for number in range(count)]
     return (Particles(scenes) if count > 1 else scenes[0]).to(device)
 
