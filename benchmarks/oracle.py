@@ -24,7 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from threedgen.cameras import orbit_cameras  # noqa: E402
 from threedgen.config.loader import load  # noqa: E402
-from threedgen.evaluation.metrics import f_score, foreground_psnr  # noqa: E402
+from threedgen.evaluation.metrics import foreground_psnr  # noqa: E402
+from threedgen.evaluation.shapes import f_score  # noqa: E402
 from threedgen.representations.base import Mesh, Render  # noqa: E402
 from threedgen.representations.hashgrid import HashGridField  # noqa: E402
 from threedgen.representations.mesh import load_mesh, render_mesh  # noqa: E402

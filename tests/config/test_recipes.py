@@ -170,10 +170,34 @@ def test_every_guidance_has_a_quickstart_recipe_that_loads(guidance):
     assert registry.name_of(stage(loaded).guidance) == guidance
 
 
-def test_shipped_recipes_belong_to_a_config_and_a_guidance():
+def test_shipped_recipes_belong_to_a_config_and_a_guidance_or_a_representation():
     files = [path for config in shipped().values() for path in (config.parent / "recipes").rglob("*")]
     assert {path.parent.name for path in files if path.is_file()} <= set(shipped())
-    assert {path.name for path in files if path.is_file()} <= {f"{name}.yaml" for name in guidances_from_text()}
+    names = [*guidances_from_text(), *registry.names("representation")]
+    assert {path.name for path in files if path.is_file()} <= {f"{name}.yaml" for name in names}
+
+
+def test_no_guidance_has_the_name_of_a_representation():
+    """Their recipes lie in one folder."""
+    load_variants()
+    assert not set(registry.names("guidance")) & set(registry.names("representation"))
+
+
+def test_a_representation_brings_its_recipe_which_lies_over_that_of_the_guidance(recipe_file):
+    recipe_file("steps: 50\nregularizers: {laplacian: 0.5}\nrepresentation: {resolution: 20}", name="dmtet.yaml")
+    name = recipe_file()
+    here = stage(load(name, ["representation=dmtet", SDS]))
+    assert (here.steps, here.optimizer.lr, here.representation.resolution, here.regularizers.laplacian) == (50, 0.02, 20, 0.5)
+    assert here.representation.levels == 7
+    assert stage(load(name, ["representation=dmtet", "stages.coarse.steps=9"])).steps == 9
+    assert stage(load(name, [SDS])).steps == 200
+
+
+@pytest.mark.parametrize("representation", ["dmtet"])
+def test_every_representation_of_another_kind_has_a_recipe_for_the_fit(representation, tmp_path):
+    loaded = load("fit", [f"representation={representation}"], inputs_needed=False)
+    given = {key for key, source in loaded.sources.items() if source.place.endswith(f"recipes/fit/{representation}.yaml")}
+    assert {"stages.fit.steps", "stages.fit.optimizer.lr", "stages.fit.representation.shape"} <= given
 
 
 def test_lists_know_recipes_from_configs():

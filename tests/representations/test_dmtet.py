@@ -180,7 +180,7 @@ def test_backgrounds() -> None:
     torch.testing.assert_close(random[:, 0, 0], colours)
     assert (tetrahedral(background="black").render(cameras).rgb[:, 0, 0] == 0).all()
     learned = tetrahedral(background="learned")
-    assert [group["name"] for group in learned.param_groups(0.1, 0.2)] == ["field", "background"]
+    assert [group["name"] for group in learned.param_groups(0.1, 0.2)] == ["shape", "color", "background"]
     assert sum(len(group["params"]) for group in learned.param_groups(0.1, 0.2)) == len(list(learned.parameters()))
 
 
@@ -204,7 +204,7 @@ def test_it_is_drawn_in_whole_views() -> None:
         ({"shape": "mesh"}, "shape_file goes with shape: mesh"),
         ({"shape_file": "a.glb"}, "shape_file goes with shape: mesh"),
         ({"shape_axes": [1.0, 2.0, 1.0]}, "shape_axes goes with shape: ellipsoid"),
-        ({"shape_radius": 1.0}, "beyond the radius 1 of the grid"),
+        ({"shape_radius": 1.0}, "beyond the radius 1 of the cube"),
         ({"max_resolution": 4, "base_resolution": 8}, "max_resolution"),
     ],
 )

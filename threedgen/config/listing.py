@@ -17,7 +17,7 @@ def listing(what: str) -> list[tuple[str, str]]:
     """Rows of one of LISTS."""
     if what == "configs":
         return [(name, find.summary(path)) for name, path in find.shipped().items()]
-    if what == "guidances":
+    if what in ("guidances", "representations"):
         return [(name, text + _recipes(name)) for name, text in variants(what)]
     return priors() if what == "priors" else variants(what)
 
@@ -48,6 +48,6 @@ def _needs(cls: type) -> str:
 
 
 def _recipes(name: str) -> str:
-    """For which shipped configs a guidance has a recipe."""
+    """For which shipped configs a guidance or a representation has a recipe."""
     configs = [config for config, path in find.shipped().items() if find.recipe(path, name)]
     return f" Recipe: {', '.join(configs)}." if configs else ""

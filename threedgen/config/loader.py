@@ -48,8 +48,8 @@ def load(config: str, overrides: Sequence[str] = (), *, inputs_needed: bool = Tr
     """Read a config by name or path, put `key=value` overrides on top, check everything.
 
     With `inputs_needed`, what the run starts from must be given: a folder of posed images where the guidance fits images, else a prompt.
-    Where an override puts another guidance in place of the config's, the config's recipe for it lies between the two; so do the numbers
-    of a profile that an override names.
+    Where an override puts another guidance or representation in place of the config's, the config's recipe for it lies between the two; so
+    do the numbers of a profile that an override names.
 
     Raises:
         UserError: one line naming the key, the value, what is allowed and where the value was written.

@@ -1,7 +1,8 @@
-"""Recipes and profiles: what a config says about a guidance or a machine other than its own, in files of their own beside the config.
+"""Recipes and profiles: what a config says about another guidance, representation or machine, in files of their own beside the config.
 
 A recipe is a part of a stage (`guidance: {...}`, `cameras: {...}`, `steps: ...`, keys relative to the stage). It lies in
-`recipes/<stem of the config>/<guidance>.yaml` and comes on top of the config where the command line chooses that guidance.
+`recipes/<stem of the config>/<guidance or representation>.yaml` and comes on top of the config where the command line chooses that guidance
+or representation. Where it chooses both, what the representation's recipe says counts.
 
 A profile says the same keys as the config, with the numbers of another machine. It lies in `profiles/<stem of the config>/<name>.yaml` and
 comes on top of the config where the command line says `profile=<name>`.
@@ -20,22 +21,26 @@ from threedgen.config.source import Source, shown
 from threedgen.config.suggest import choose
 from threedgen.errors import UserError
 
+KINDS = ("guidance", "representation")  # in the order their recipes are put on top of each other
+
 
 def recipes(config: Path, file: Sequence[Assignment], overrides: Sequence[Assignment]) -> list[Assignment]:
-    """Assignments of the recipes for the guidances that the overrides put in place of the config's.
+    """Assignments of the recipes for the guidances and representations that the overrides put in place of the config's.
 
     Args:
         config: its file; the recipes lie beside it.
         file, overrides: assignments of the config and of the command line.
 
     Raises:
-        UserError: a recipe cannot be read, or is for another guidance than its name says.
+        UserError: a recipe cannot be read, or is for another guidance or representation than its name says.
     """
-    written = types_of(file)
+    written, chosen = types_of(file), types_of([*file, *overrides])
+    groups = sorted((group for group in chosen if kind_of(group) in KINDS), key=lambda group: KINDS.index(kind_of(group)))
     found: list[Assignment] = []
-    for group, variant in types_of([*file, *overrides]).items():
+    for group in groups:
+        variant = chosen[group]
         path = find.recipe(config, variant)
-        if path and kind_of(group) == "guidance" and written.get(group, variant) != variant:
+        if path and written.get(group, variant) != variant:
             found += _read(path, group, variant)
     return found
 
@@ -54,14 +59,14 @@ def profile(config: Path, overrides: Sequence[Assignment]) -> list[Assignment]:
 
 
 def _read(path: Path, group: str, variant: str) -> list[Assignment]:
-    """A recipe's assignments to the stage of a guidance group; its type first, which it need not say itself."""
-    place, stage = find.place(path), group.rpartition(".")[0]
+    """A recipe's assignments to the stage of a group; its type first, which it need not say itself."""
+    place, stage, kind = find.place(path), group.rpartition(".")[0], kind_of(group)
     top = read(path)
     said = from_file(top, place, StageSettings, stage) if top else []
     for assignment in said:
         if assignment.path == f"{group}.type" and _text(assignment) != variant:
             raise UserError(
-                f"guidance.type: a recipe is for the guidance of its file name, {variant}, got {_text(assignment)} ({assignment.source})"
+                f"{kind}.type: a recipe is for the {kind} of its file name, {variant}, got {_text(assignment)} ({assignment.source})"
             )
     return [Assignment(f"{group}.type", variant, Source(place)), *said]
 

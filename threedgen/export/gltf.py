@@ -42,6 +42,21 @@ def scene_from_asset(vertices: Tensor, size_m: float) -> Tensor:
     return matrix
 
 
+def read_scene_from_asset(path: Path) -> Tensor:
+    """[4,4] float64 matrix that a GLB of threedgen's carries, from points of the file to the world (see `scene_from_asset`).
+
+    Raises:
+        UserError: the file has none.
+    """
+    content = Path(path).read_bytes()
+    try:
+        length = int.from_bytes(content[12:16], "little")
+        columns = json.loads(content[20 : 20 + length])["asset"]["extras"]["scene_from_asset"]
+        return torch.tensor(columns, dtype=torch.float64).view(4, 4).T
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"'{path}' does not say where its scene is: give a GLB that threedgen wrote") from error
+
+
 def _ground(vertices: Tensor, size_m: float) -> tuple[Tensor, Tensor]:
     """Centre [3] of the ground below world positions [V,3], in the asset's axes, and metres of one unit."""
     points = vertices[:, [1, 2, 0]].double()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from threedgen.ops._checks import check_device, check_dtype, check_floating, check_shape
 
+ALL_INSIDE = 0x01010101
 EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 
 
@@ -72,8 +73,9 @@ def marching_tets(sdf: Tensor, positions: Tensor, tets: Tensor) -> tuple[Tensor,
     check_floating(sdf=sdf, positions=positions)
     check_device(sdf=sdf, positions=positions, tets=tets)
     inside = sdf.detach() < 0
-    count = inside[tets].sum(1)
-    tets = tets[(count > 0) & (count < 4)]
+    # four bytes read as one number: most tetrahedra are passed over here, which takes the most time
+    signs = inside.byte().index_select(0, tets.flatten()).view(torch.int32)
+    tets = tets.index_select(0, torch.nonzero((signs != 0) & (signs != ALL_INSIDE))[:, 0])
     code = (inside[tets] << torch.arange(4, device=tets.device)).sum(1)
     ends = tets[:, torch.tensor(EDGES, device=tets.device)].sort(-1).values
     key = ends[..., 0] * len(sdf) + ends[..., 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import trimesh
@@ -9,15 +11,29 @@ from scipy import ndimage
 from torch import Tensor
 from trimesh.voxel import VoxelGrid
 
-from threedgen.config.schema import DMTetSettings
+from threedgen.config.schema import SurfaceSettings
 from threedgen.representations.base import Mesh
 from threedgen.representations.mesh_loading import load_mesh
 
+Distance = Callable[[Tensor], Tensor]  # signed distances [N] of points [N,3], negative inside
 
-def initial_distance(settings: DMTetSettings, points: Tensor) -> Tensor:
-    """[N] distances of points [N,3] to the shape of the settings, negative inside, world units; UserError if its file cannot be read."""
+
+def initial_distance(settings: SurfaceSettings, points: Tensor, pitch: float, hull: Distance | None = None) -> Tensor:
+    """[N] distances of points [N,3] to the shape of the settings, negative inside, world units.
+
+    Args:
+        pitch: side of the voxels that a mesh is turned into.
+        hull: distances to what the shape "hull" is, the visual hull of the images that are fitted.
+
+    Raises:
+        UserError: the file of the shape cannot be read.
+        ValueError: there is no hull.
+    """
+    if settings.shape == "hull":
+        if hull is None:
+            raise ValueError("the shape hull needs the distances to one")
+        return hull(points)
     if settings.shape == "mesh":
-        pitch = settings.radius / settings.resolution
         return mesh_distance(load_mesh(settings.shape_file, fit_radius=settings.shape_radius), points, pitch)
     return ellipsoid_distance(points, settings.shape_radius * torch.tensor(settings.shape_axes))
 

@@ -8,7 +8,17 @@ from pathlib import Path
 import torch
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import DMTetSettings, GaussiansSettings, HashGridSettings, RunSettings, StageSettings
+from threedgen.config.schema import (
+    DMTetSettings,
+    GaussiansSettings,
+    HashGridSettings,
+    MeshSettings,
+    RunSettings,
+    StageSettings,
+    starts_on_hull,
+)
+from threedgen.data.hull import hull_distance
+from threedgen.data.posed_images import PosedImages
 from threedgen.draws import generator
 from threedgen.errors import UserError
 from threedgen.guidance.core import Teacher
@@ -21,6 +31,7 @@ from threedgen.priors.loading import load_prior
 from threedgen.priors.prompts import PERP_NEG, PromptBank
 from threedgen.representations.base import Representation
 from threedgen.representations.dmtet import DMTet
+from threedgen.representations.explicit_mesh import ExplicitMesh
 from threedgen.representations.gaussians import GaussianCloud
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.representations.mesh import render_mesh
@@ -33,6 +44,7 @@ REPRESENTATIONS: dict[type, Callable[..., Representation]] = {
     HashGridSettings: HashGridField,
     GaussiansSettings: GaussianCloud,
     DMTetSettings: DMTet,
+    MeshSettings: ExplicitMesh,
 }
 
 
@@ -73,11 +85,16 @@ def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Tea
     return Teacher(prior, prompts)
 
 
-def build_representation(stage: StageSettings, seed: int, device: str) -> Representation:
-    """A freshly initialised representation of a stage; where the guidance has several particles, that many."""
-    made = REPRESENTATIONS[type(stage.representation)]
+def build_representation(stage: StageSettings, seed: int, device: str, images: PosedImages | None = None) -> Representation:
+    """A freshly initialised representation of a stage; where the guidance has several particles, that many.
+
+    Args:
+        images: that a stage fits, in the scene; where the settings say so, the visual hull of their silhouettes is the start.
+    """
+    made, settings = REPRESENTATIONS[type(stage.representation)], stage.representation
     count = stage.guidance.particles if isinstance(stage.guidance, VSD) else 1
-    scenes = [made(stage.representation, seed=seed_of_particle(seed, number)) for number in range(count)]
+    start = {"hull": hull_distance(images)} if images is not None and starts_on_hull(settings) else {}
+    scenes = [made(settings, seed=seed_of_particle(seed, number), **start) for number in range(count)]
     return (Particles(scenes) if count > 1 else scenes[0]).to(device)
 
 

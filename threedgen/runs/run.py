@@ -127,7 +127,7 @@ def _made(stages: list[Stage], start: Start, teachers: Teachers, settings: RunSe
         if state is not None and state.step == stage.settings.steps:
             made = finished(stage, state, device)
             continue
-        fresh = build_representation(stage.settings, stage.seed, device)
+        fresh = build_representation(stage.settings, stage.seed, device, teachers.images)
         if state is None and made is not None:
             fresh.start_from(made, stage.settings.threshold, stage.seed)
         system = Distillation(stage.settings, fresh, teachers.of(stage.settings), stage.seed)
