@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from threedgen.errors import UserError
-from threedgen.representations.base import Mesh, Render
+from threedgen.representations.base import Mesh, Render, Samples
 from threedgen.representations.visibility import without_hidden_space
 
 FLOATER_SHARE = 0.05
@@ -44,17 +44,21 @@ def auto_threshold(render: Render, step_length: float) -> float:
     Raises:
         UserError: no ray is opaque.
     """
-    samples = render.samples
-    assert samples is not None
-    before = F.pad(samples.weights.double().cumsum(0), (1, 0))
-    gone = (before[:-1] - before[samples.offsets[:-1]][samples.ray]).clamp(0, 1 - 1e-9)
-    sigma = -torch.log1p(-(samples.weights / (1 - gone)).clamp(max=1 - 1e-9)) / step_length
-    sigma[gone > VISIBLE] = 0
-    highest = sigma.new_zeros(len(samples.directions)).scatter_reduce(0, samples.ray, sigma, "amax")
+    assert render.samples is not None
+    highest = torch.cat([_highest_density(samples, step_length) for samples in render.samples.parts()])
     reached = highest[render.alpha[:, 0] > 0.5]
     if not len(reached):
         raise UserError("the scene is empty: no ray meets anything opaque; train for more steps, or set export.threshold to a number")
     return 0.9 * torch.quantile(reached, 0.02).item()
+
+
+def _highest_density(samples: Samples, step_length: float) -> Tensor:
+    """[R] largest density in the visible part of each ray, float64."""
+    before = F.pad(samples.weights.double().cumsum(0), (1, 0))
+    gone = (before[:-1] - before[samples.offsets[:-1]][samples.ray]).clamp(0, 1 - 1e-9)
+    sigma = -torch.log1p(-(samples.weights / (1 - gone)).clamp(max=1 - 1e-9)) / step_length
+    sigma[gone > VISIBLE] = 0
+    return sigma.new_zeros(len(samples.directions)).scatter_reduce(0, samples.ray, sigma, "amax")
 
 
 def without_floaters(inside: np.ndarray) -> np.ndarray:

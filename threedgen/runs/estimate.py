@@ -13,7 +13,7 @@ from torch import nn
 from threedgen.config.schema import RunSettings, StageSettings
 from threedgen.data.scene import read_scene
 from threedgen.guidance.images import Images
-from threedgen.representations.hashgrid import HashGridField
+from threedgen.representations.volume import Volume
 from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
 from threedgen.systems.critic import CriticTrainer
 from threedgen.systems.distillation import Distillation
@@ -109,7 +109,7 @@ def _first_critic_seconds(objective: ResidualObjective, trainer: CriticTrainer, 
 
 def _fill(representation: nn.Module) -> None:
     """Let a fresh field march through as much space as a trained one."""
-    if isinstance(representation, HashGridField):
+    if isinstance(representation, Volume):
         grid = representation.occupancy
         centres = grid.cell_points(torch.full((grid.resolution**3, 3), 0.5, device=grid.opacity.device))
         grid.occupied.copy_((centres.norm(dim=-1) < OBJECT_RADIUS).reshape(grid.occupied.shape))
