@@ -100,6 +100,13 @@ def test_without_a_recipe_the_rest_of_the_file_stays(recipe_file):
     assert (stage(loaded).steps, stage(loaded).guidance.t_max, len(loaded.dropped)) == (460, 0.97, 2)
 
 
+def test_a_representation_has_recipes_too(recipe_file):
+    name = recipe_file("regularizers: {eikonal: 0.3}", name="sdf.yaml")
+    loaded = load(name, ["representation=sdf"])
+    assert (stage(loaded).representation.density, stage(loaded).regularizers.eikonal, stage(loaded).guidance.bank) == ("neus", 0.3, 3)
+    assert stage(load(name, [])).regularizers.eikonal == 0
+
+
 def test_only_the_stage_that_is_changed_takes_the_recipe(recipe_file):
     body = CONFIG.partition("  coarse:\n")[2]
     name = recipe_file(config=f"prompt: x\nstages:\n  coarse:\n{body}  fine:\n{body}")
@@ -170,10 +177,10 @@ def test_every_guidance_has_a_quickstart_recipe_that_loads(guidance):
     assert registry.name_of(stage(loaded).guidance) == guidance
 
 
-def test_shipped_recipes_belong_to_a_config_and_a_guidance():
+def test_shipped_recipes_belong_to_a_config_and_a_guidance_or_representation():
     files = [path for config in shipped().values() for path in (config.parent / "recipes").rglob("*")]
     assert {path.parent.name for path in files if path.is_file()} <= set(shipped())
-    assert {path.name for path in files if path.is_file()} <= {f"{name}.yaml" for name in guidances_from_text()}
+    assert {path.name for path in files if path.is_file()} <= {f"{name}.yaml" for name in [*guidances_from_text(), *registry.names("representation")]}
 
 
 def test_lists_know_recipes_from_configs():

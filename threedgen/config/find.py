@@ -38,7 +38,7 @@ def find(config: str) -> Path:
 
 
 def recipe(config: Path, variant: str) -> Path | None:
-    """Recipe for a guidance beside a config file, `recipes/<stem of the config>/<guidance>.yaml`; None where there is none."""
+    """Recipe for a guidance or representation beside a config file, `recipes/<stem of the config>/<its name>.yaml`; None without one."""
     path = config.parent / "recipes" / config.stem / f"{variant}.yaml"
     return path if path.is_file() else None
 

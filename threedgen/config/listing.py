@@ -48,6 +48,6 @@ def _needs(cls: type) -> str:
 
 
 def _recipes(name: str) -> str:
-    """For which shipped configs a guidance has a recipe."""
+    """For which shipped configs a guidance or representation has a recipe."""
     configs = [config for config, path in find.shipped().items() if find.recipe(path, name)]
     return f" Recipe: {', '.join(configs)}." if configs else ""

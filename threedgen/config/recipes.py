@@ -1,7 +1,7 @@
-"""Recipes: what a config says about a guidance other than its own, in a file of its own beside the config.
+"""Recipes: what a config says about a guidance or a representation other than its own, in a file of its own beside the config.
 
 A recipe is a part of a stage (`guidance: {...}`, `cameras: {...}`, `steps: ...`, keys relative to the stage). It lies in
-`recipes/<stem of the config>/<guidance>.yaml` and comes on top of the config where the command line chooses that guidance.
+`recipes/<stem of the config>/<guidance or representation>.yaml` and comes on top of the config where the command line chooses that.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from threedgen.errors import UserError
 
 
 def recipes(config: Path, file: Sequence[Assignment], overrides: Sequence[Assignment]) -> list[Assignment]:
-    """Assignments of the recipes for the guidances that the overrides put in place of the config's.
+    """Assignments of the recipes for the guidances and representations that the overrides put in place of the config's.
 
     Args:
         config: its file; the recipes lie beside it.
         file, overrides: assignments of the config and of the command line.
 
     Raises:
-        UserError: a recipe cannot be read, or is for another guidance than its name says.
+        UserError: a recipe cannot be read, or is for something else than its name says.
     """
     written = types_of(file)
     found: list[Assignment] = []
     for group, variant in types_of([*file, *overrides]).items():
         path = find.recipe(config, variant)
-        if path and kind_of(group) == "guidance" and written.get(group, variant) != variant:
+        if path and kind_of(group) in ("guidance", "representation") and written.get(group, variant) != variant:
             found += _read(path, group, variant)
     return found
 
 
 def _read(path: Path, group: str, variant: str) -> list[Assignment]:
-    """A recipe's assignments to the stage of a guidance group; its type first, which it need not say itself."""
-    place, stage = find.place(path), group.rpartition(".")[0]
+    """A recipe's assignments to the stage of a group; its type first, which it need not say itself."""
+    place, (stage, _, kind) = find.place(path), group.rpartition(".")
     top = read(path)
     said = from_file(top, place, StageSettings, stage) if top else []
     for assignment in said:
         if assignment.path == f"{group}.type" and _text(assignment) != variant:
             raise UserError(
-                f"guidance.type: a recipe is for the guidance of its file name, {variant}, got {_text(assignment)} ({assignment.source})"
+                f"{kind}.type: a recipe is for the {kind} of its file name, {variant}, got {_text(assignment)} ({assignment.source})"
             )
     return [Assignment(f"{group}.type", variant, Source(place)), *said]
 

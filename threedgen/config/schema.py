@@ -200,15 +200,10 @@ PENALTIES_OF_A_KIND |= {"eikonal": (("sdf",), "the gradient of a signed distance
 PENALTIES_OF_A_KIND |= dict.fromkeys(("normal_consistency", "laplacian"), (("surface",), "the faces of a mesh"))
 
 
-@register("representation", "dmtet")
 @dataclass
-class DMTetSettings(HashEncodingSettings):
-    """A surface from signed distances on a deformable tetrahedral grid (DMTet, arXiv 2111.04276), coloured by a hash grid."""
+class ShapeSettings:
+    """The shape that a surface starts from."""
 
-    kind: ClassVar[str] = "surface"  # its renderings carry the mesh
-
-    resolution: int = setting(48, "cells of the tetrahedral grid along an axis", unit="cells", low=4, high=256)
-    radius: float = setting(1.0, "half side of the cube that holds the grid", unit="scene radii", low=0.1, high=100.0)
     shape: str = setting("sphere", "what it is at first", choices=("sphere", "ellipsoid", "mesh"))
     shape_radius: float = setting(
         0.5,
@@ -221,6 +216,50 @@ class DMTetSettings(HashEncodingSettings):
         [1.0, 1.0, 1.0], "semi-axes of the ellipsoid along x, y, z, times shape_radius", low=0.05, high=20.0, length=3
     )
     shape_file: str = setting("", "mesh file (GLB, OBJ, PLY) of the shape mesh; what it encloses is solid", unit="path")
+
+    def check_shape(self, radius: float) -> None:
+        """ValueError where the shape does not fit into the radius, or lacks what it needs."""
+        if (self.shape == "mesh") != bool(self.shape_file):
+            raise ValueError(f"shape_file goes with shape: mesh, got shape: {self.shape} and shape_file: '{self.shape_file}'")
+        if self.shape != "ellipsoid" and self.shape_axes != [1.0, 1.0, 1.0]:
+            raise ValueError(f"shape_axes goes with shape: ellipsoid, got shape: {self.shape}")
+        if self.shape_radius * max(self.shape_axes) >= radius:
+            raise ValueError(f"the shape reaches {self.shape_radius * max(self.shape_axes):g}, beyond the radius {radius:g} of the grid")
+
+
+@register("representation", "sdf")
+@dataclass
+class SDFSettings(ShapeSettings, VolumeSettings):
+    """Signed distances on a multiresolution hash grid, rendered as a volume (NeuS, arXiv 2106.10689; VolSDF, arXiv 2106.12052).
+
+    It needs regularizers.eikonal: about 0.1 in a fit to images.
+    """
+
+    kind: ClassVar[str] = "sdf"  # a volume, whose samples have gradients of a distance as well
+
+    density: str = setting(
+        "neus", "from distance to opacity: neus (surfaces lie where weights are largest) or volsdf", choices=("neus", "volsdf")
+    )
+    sharpness: float = setting(
+        30.0, "inverse width of the surface at the start; it is learned", unit="1 / scene radius", low=1.0, high=10_000.0
+    )
+    samples: int = setting(192, "samples along a ray that crosses the whole cube", low=8, high=4096)
+
+    def check(self) -> None:
+        """The shape fits into the sphere and has what it needs."""
+        super().check()
+        self.check_shape(self.radius)
+
+
+@register("representation", "dmtet")
+@dataclass
+class DMTetSettings(ShapeSettings, HashEncodingSettings):
+    """A surface from signed distances on a deformable tetrahedral grid (DMTet, arXiv 2111.04276), coloured by a hash grid."""
+
+    kind: ClassVar[str] = "surface"  # its renderings carry the mesh
+
+    resolution: int = setting(48, "cells of the tetrahedral grid along an axis", unit="cells", low=4, high=256)
+    radius: float = setting(1.0, "half side of the cube that holds the grid", unit="scene radii", low=0.1, high=100.0)
     normals: str = setting("vertex", "normals of the faces, or smooth ones, means at the vertices", choices=("vertex", "face"))
     shading: str = setting(
         "albedo",
@@ -232,14 +271,7 @@ class DMTetSettings(HashEncodingSettings):
     def check(self) -> None:
         """The shape fits into the grid and has what it needs."""
         super().check()
-        if (self.shape == "mesh") != bool(self.shape_file):
-            raise ValueError(f"shape_file goes with shape: mesh, got shape: {self.shape} and shape_file: '{self.shape_file}'")
-        if self.shape != "ellipsoid" and self.shape_axes != [1.0, 1.0, 1.0]:
-            raise ValueError(f"shape_axes goes with shape: ellipsoid, got shape: {self.shape}")
-        if self.shape_radius * max(self.shape_axes) >= self.radius:
-            raise ValueError(
-                f"the shape reaches {self.shape_radius * max(self.shape_axes):g}, beyond the radius {self.radius:g} of the grid"
-            )
+        self.check_shape(self.radius)
 
 
 @dataclass

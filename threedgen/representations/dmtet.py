@@ -46,7 +46,7 @@ class DMTet(Representation):
         self.register_buffer("tets", tets, persistent=False)
         self.register_buffer("boundary", positions.abs().amax(-1) == 1, persistent=False)
         self.cell = 2 * s.radius / s.resolution
-        self.sdf = nn.Parameter(initial_distance(s, self.positions))
+        self.sdf = nn.Parameter(initial_distance(s, self.positions, s.radius / s.resolution))
         self.deformation = nn.Parameter(torch.zeros_like(self.positions))
         self.color = ColorField(hash_grid_spec(s), s.hidden, s.radius, torch.Generator().manual_seed(seed))
         self.background = Background(s.background)

@@ -99,8 +99,36 @@ def extract_mesh(density: Callable[[Tensor], Tensor], occupied: Tensor, radius: 
     # Fields are hollow, and their walls have cracks. What nobody can see is filled, so that no triangle and no texel is spent on it.
     solid[without_hidden_space(kept, max(1, resolution // 64)) & ~kept] = 1
     # A shell of zeros closes surfaces that touch the cube's faces.
-    solid = ndimage.gaussian_filter(np.pad(solid, 1), SMOOTHING).astype(np.float32)
-    spacing = 2 * radius / (resolution - 1)
-    vertices, faces, _, _ = measure.marching_cubes(solid, 0.5, gradient_direction="ascent")
+    return _surface(ndimage.gaussian_filter(np.pad(solid, 1), SMOOTHING), 0.5, radius)
+
+
+def extract_distance_mesh(distance: Callable[[Tensor], Tensor], radius: float, resolution: int, device: torch.device | str = "cpu") -> Mesh:
+    """Surface at signed distance 0, without floaters and what nobody can see, in world axes, faces outward.
+
+    Args:
+        distance: [N] at world points [N,3], negative inside.
+        radius: half side of the cube; beyond the sphere of this radius nothing is inside.
+        resolution: grid vertices along an axis.
+
+    Raises:
+        UserError: no distance is negative.
+    """
+    everywhere = torch.ones(1, 1, 1, dtype=torch.bool, device=device)
+    values = sample_grid(lambda points: -distance(points), everywhere, radius, resolution).cpu().numpy()
+    cell = 2 * radius / (resolution - 1)
+    depth = np.where(values == 0, -cell, values).clip(-2 * cell, 2 * cell)  # what sample_grid left out is outside
+    inside = depth > 0
+    if not inside.any():
+        raise UserError("the scene is empty: no distance is negative; train for more steps, or with a lower learning rate")
+    kept = without_floaters(inside)
+    depth[inside & ~kept] = -cell
+    depth[without_hidden_space(kept, max(1, resolution // 64)) & ~kept] = cell
+    return _surface(np.pad(depth, 1, constant_values=-cell), 0.0, radius)
+
+
+def _surface(values: np.ndarray, level: float, radius: float) -> Mesh:
+    """Where values, on a grid over the cube with one more shell around it, cross a level; faces towards smaller ones."""
+    spacing = 2 * radius / (values.shape[0] - 3)
+    vertices, faces, _, _ = measure.marching_cubes(values.astype(np.float32), level, gradient_direction="ascent")
     world = (torch.from_numpy(vertices.copy()) - 1) * spacing - radius
     return Mesh(world.float(), torch.from_numpy(faces.astype(np.int64)))

@@ -9,15 +9,17 @@ from scipy import ndimage
 from torch import Tensor
 from trimesh.voxel import VoxelGrid
 
-from threedgen.config.schema import DMTetSettings
+from threedgen.config.schema import ShapeSettings
 from threedgen.representations.base import Mesh
 from threedgen.representations.mesh_loading import load_mesh
 
 
-def initial_distance(settings: DMTetSettings, points: Tensor) -> Tensor:
-    """[N] distances of points [N,3] to the shape of the settings, negative inside, world units; UserError if its file cannot be read."""
+def initial_distance(settings: ShapeSettings, points: Tensor, pitch: float) -> Tensor:
+    """[N] distances of points [N,3] to the shape of the settings, negative inside, world units; UserError if its file cannot be read.
+
+    That of a mesh is exact to about `pitch`.
+    """
     if settings.shape == "mesh":
-        pitch = settings.radius / settings.resolution
         return mesh_distance(load_mesh(settings.shape_file, fit_radius=settings.shape_radius), points, pitch)
     return ellipsoid_distance(points, settings.shape_radius * torch.tensor(settings.shape_axes))
 

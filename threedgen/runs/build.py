@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import DMTetSettings, GaussiansSettings, HashGridSettings, RunSettings, StageSettings
+from threedgen.config.schema import DMTetSettings, GaussiansSettings, HashGridSettings, RunSettings, SDFSettings, StageSettings
 from threedgen.draws import generator
 from threedgen.errors import UserError
 from threedgen.guidance.core import Teacher
@@ -25,6 +25,7 @@ from threedgen.representations.hashgrid import HashGridField
 from threedgen.representations.mesh import render_mesh
 from threedgen.representations.mesh_loading import load_mesh
 from threedgen.representations.particles import Particles
+from threedgen.representations.sdf import SDFField
 from threedgen.shipped import shipped_folder
 
 ANALYTIC_RESOLUTION = 64
@@ -32,6 +33,7 @@ REPRESENTATIONS: dict[type, Callable[..., Representation]] = {
     HashGridSettings: HashGridField,
     GaussiansSettings: GaussianCloud,
     DMTetSettings: DMTet,
+    SDFSettings: SDFField,
 }
 
 
