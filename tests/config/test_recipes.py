@@ -180,7 +180,9 @@ def test_every_guidance_has_a_quickstart_recipe_that_loads(guidance):
 def test_shipped_recipes_belong_to_a_config_and_a_guidance_or_representation():
     files = [path for config in shipped().values() for path in (config.parent / "recipes").rglob("*")]
     assert {path.parent.name for path in files if path.is_file()} <= set(shipped())
-    assert {path.name for path in files if path.is_file()} <= {f"{name}.yaml" for name in [*guidances_from_text(), *registry.names("representation")]}
+    assert {path.name for path in files if path.is_file()} <= {
+        f"{name}.yaml" for name in [*guidances_from_text(), *registry.names("representation")]
+    }
 
 
 def test_lists_know_recipes_from_configs():

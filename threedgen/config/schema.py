@@ -68,7 +68,7 @@ def setting(
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
-BACKGROUNDS: tuple[str, ...] = ("white", "grey", "black", "learned", "random")
+BACKGROUNDS: tuple[str, ...] = ("white", "grey", "black", "learned", "textured", "neural", "random")
 INTERVAL: dict[str, Any] = {"length": 2, "ascending": True}
 
 
