@@ -183,7 +183,7 @@ def test_albedo_is_the_colour_of_the_nearest_surface(monkeypatch):
 
 @pytest.mark.parametrize("representation", [HashGridSettings(), DMTetSettings()])
 def test_penalties_on_distances_are_refused_where_there_are_none(representation):
-    stage = StageSettings(representation, SDS(), OrbitSettings(), RegularizerSettings(eikonal=0.1))
+    stage = StageSettings(representation, SDS(), OrbitSettings(), regularizers=RegularizerSettings(eikonal=0.1))
     with pytest.raises(ValueError, match=r"eikonal looks at the gradient of a signed distance, which this representation has not"):
         stage.check()
-    StageSettings(SDFSettings(), SDS(), OrbitSettings(), RegularizerSettings(eikonal=0.1, distortion=0.1)).check()
+    StageSettings(SDFSettings(), SDS(), OrbitSettings(), regularizers=RegularizerSettings(eikonal=0.1, distortion=0.1)).check()

@@ -6,6 +6,7 @@ from tests.runs.conftest import STAGE
 from threedgen.guidance.core import Teacher
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.runs import estimate as module
+from threedgen.runs import stages
 from threedgen.runs.estimate import estimate
 
 
@@ -37,7 +38,7 @@ def trainable(monkeypatch):
             return super().predict_noise(*given)
 
     prior.critic = lambda *_: Counting(prior)
-    monkeypatch.setattr(module, "build_teacher", lambda *_: Teacher(prior, Prompts(prior, "red")))
+    monkeypatch.setattr(stages, "build_teacher", lambda *_: Teacher(prior, Prompts(prior, "red")))
     return calls
 
 

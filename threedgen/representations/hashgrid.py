@@ -14,6 +14,7 @@ from threedgen.config.schema import HashGridSettings
 from threedgen.ops.composite import composite
 from threedgen.representations.base import Mesh
 from threedgen.representations.extraction import auto_threshold, extract_mesh
+from threedgen.representations.handed_over import fit_volume
 from threedgen.representations.hash_volume import HashVolume
 from threedgen.representations.volume import CHUNK_POINTS, March, Matter, in_chunks
 
@@ -62,6 +63,12 @@ class HashGridField(HashVolume):
     def opacity_density(self, points: Tensor) -> Tensor:
         """The density itself."""
         return self.density(points)
+
+    def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
+        """Solid inside of the surface, with its colours."""
+        fit_volume(self, self.query, mesh, albedo, self.settings.radius, self.step_length, rng)
+        self.occupancy.opacity.zero_()
+        self.refresh_occupancy()
 
     @torch.no_grad()
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:

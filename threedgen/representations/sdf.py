@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from threedgen.config.schema import SDFSettings
 from threedgen.representations.base import Mesh
 from threedgen.representations.extraction import extract_distance_mesh
+from threedgen.representations.handed_over import fit_distance
 from threedgen.representations.hash_volume import HashVolume
 from threedgen.representations.initial_shape import ellipsoid_distance, initial_distance
 from threedgen.representations.volume import CHUNK_POINTS, March, Matter, in_chunks
@@ -25,7 +27,7 @@ class SDFField(HashVolume):
     """Signed distance (negative inside) and colour over the sphere of `radius`: those of the first shape, plus what the grid learns.
 
     Parameters: those of HashVolume; log_sharpness, of s in the density. NeuS has its surface as wide as a logistic distribution of scale
-    1/s, VolSDF as a Laplace distribution of scale 1/s.
+    1/s, VolSDF as a Laplace distribution of scale 1/s. Buffer: start, the semi-axes [3] of the first shape, or its distances on a grid.
     """
 
     settings: SDFSettings
@@ -39,9 +41,9 @@ class SDFField(HashVolume):
             axis = torch.linspace(-settings.radius, settings.radius, START_CELLS + 1)
             z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
             distances = initial_distance(settings, torch.stack([x, y, z], -1).reshape(-1, 3), settings.radius / START_CELLS)
-            self.register_buffer("start", distances.reshape(1, 1, *x.shape), persistent=False)
+            self.register_buffer("start", distances.reshape(1, 1, *x.shape))
         else:
-            self.register_buffer("start", settings.shape_radius * torch.tensor(settings.shape_axes), persistent=False)
+            self.register_buffer("start", settings.shape_radius * torch.tensor(settings.shape_axes))
         self.refresh_occupancy()
 
     def field_parameters(self) -> list[nn.Parameter]:
@@ -104,6 +106,11 @@ class SDFField(HashVolume):
         reach = math.sqrt(3) * self.settings.radius / self.occupancy.resolution
         inside = torch.sigmoid(-self.sharpness * (self.distance(points).abs() - reach).clamp(min=0))
         return self.sharpness * 4 * inside * (1 - inside)
+
+    def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
+        """Distances to the surface, and its colours; the inverse width of the surface stays."""
+        fit_distance(self, self.query, mesh, albedo, self.settings.radius, self.step_length, rng)
+        self.refresh_occupancy()
 
     @torch.no_grad()
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:
