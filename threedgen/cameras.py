@@ -68,12 +68,34 @@ class Cameras:
         directions = F.normalize((rotation @ local[..., None])[..., 0], dim=-1)
         return self.c2w[:, :3, 3][view], directions
 
-    def project(self, points: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Where a view shows world points [N,3]: row and column [N] in pixels (k + 0.5 is the centre of pixel k), whether in front [N]."""
-        local = (points - self.c2w[view, :3, 3]) @ self.c2w[view, :3, :3]
-        depth = -local[:, 2]
-        scale = self.height / (2 * torch.tan(0.5 * self.fovy[view])) / depth
-        return self.height / 2 - local[:, 1] * scale, self.width / 2 + local[:, 0] * scale, depth > 0
+    @property
+    def focal(self) -> Tensor:
+        """[B] focal length in pixels."""
+        return 0.5 * self.height / torch.tan(0.5 * self.fovy)
+
+    def image_axes(self) -> Tensor:
+        """[B,3,3] rows are the world directions right, down and forward, as images count."""
+        return (self.c2w[:, :3, :3] * self.c2w.new_tensor([1.0, -1.0, -1.0])).mT
+
+    def from_eye(self, points: Tensor) -> Tensor:
+        """[B,N,3] world points [N,3] seen from the eye: to the right, down, and forward (the depth), world units."""
+        axes = self.image_axes()
+        return points @ axes.mT - (axes @ self.positions[..., None]).mT
+
+    def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the views show world points [N,3].
+
+        Returns:
+            [B,N,2] column and row in pixels (k + 0.5 is the centre of pixel k), of no meaning where the depth is not positive;
+            [B,N] depth along the viewing axis, world units.
+        """
+        x, y, z = self.from_eye(points).unbind(-1)
+        return self.pixels(x / z, y / z), z
+
+    def pixels(self, right: Tensor, down: Tensor) -> Tensor:
+        """[B,N,2] column and row of slopes [B,N] from the viewing axis."""
+        focal = self.focal[:, None]
+        return torch.stack([focal * right + 0.5 * self.width, focal * down + 0.5 * self.height], -1)
 
     def view_projection(self, near: float = 0.1, far: float = 100.0) -> Tensor:
         """[B,4,4] world to clip space (OpenGL: x right, y up, z in [-w, w], nearer is smaller)."""

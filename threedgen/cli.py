@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from threedgen.config.arguments import Arguments, parse
-from threedgen.errors import UserError
+from threedgen.errors import Stopped, UserError
 
 OK, INTERNAL_ERROR, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 TITLES = {"gif": "turntable", "mp4": "turntable"}
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"no permission to use {error.filename!r}: choose another folder with output=FOLDER", BAD_INPUT)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {_kept(folder[0])}" if folder else "interrupted", INTERRUPTED)
-    except SystemExit as stop:  # a run that a signal has asked to stop
+    except Stopped as stop:
         return _fail(f"asked to stop; {_kept(folder[0])}" if folder else "asked to stop", int(stop.code or 0))
     except BrokenPipeError:  # the reader of the output (a pager, head) has gone: nobody is left to write to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

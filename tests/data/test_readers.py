@@ -46,14 +46,14 @@ def test_a_known_point_falls_on_the_known_pixel(tmp_path, kind):
         point = c2w[:3, 3] + 0.2 * c2w[:3, 0] + 0.1 * c2w[:3, 1] - 2 * c2w[:3, 2]
         expected = (HEIGHT / 2 - focal * 0.05, WIDTH / 2 + focal * 0.1)
         assert by_hand(c2w, focal, point) == pytest.approx(expected)
-        row, column, ahead = read.cameras.project(torch.tensor(point)[None].float(), view)
-        assert bool(ahead)
-        assert (float(row), float(column)) == pytest.approx(expected, abs=1e-3)
+        pixel, depth = read.cameras[[view]].project(torch.tensor(point)[None].float())
+        assert float(depth) == pytest.approx(2, abs=1e-5)
+        assert pixel[0, 0].tolist() == pytest.approx(expected[::-1], abs=1e-3)
         # The ray through the centre of a pixel goes the same way back.
         at = torch.tensor([view]), torch.tensor([4]), torch.tensor([33])
         origin, direction = read.cameras.rays_through(*at)
-        row, column, _ = read.cameras.project(origin + 3 * direction, view)
-        assert (float(row), float(column)) == pytest.approx((4.5, 33.5), abs=1e-3)
+        pixel, _ = read.cameras[[view]].project(origin + 3 * direction)
+        assert pixel[0, 0].tolist() == pytest.approx((33.5, 4.5), abs=1e-3)
 
 
 def test_colours_are_kept_as_stored_and_alpha_is_straight(tmp_path):

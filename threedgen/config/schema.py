@@ -106,12 +106,9 @@ class OrbitSettings:
             raise ValueError("strata_elevation needs strata: set strata to the cells of the azimuth, 1 for elevation alone")
 
 
-@register("representation", "hashgrid")
 @dataclass
-class HashGridSettings:
-    """Neural radiance field on a multiresolution hash grid with an occupancy grid (NeRF of Instant-NGP, arXiv 2201.05989)."""
-
-    kind: ClassVar[str] = "volume"  # it is rendered by samples along rays
+class HashEncodingSettings:
+    """A multiresolution hash grid with one hidden layer behind it (Instant-NGP, arXiv 2201.05989)."""
 
     levels: int = setting(12, "resolution levels of the hash grid", low=1, high=32)
     features: int = setting(2, "features a level", low=1, high=8)
@@ -119,6 +116,20 @@ class HashGridSettings:
     base_resolution: int = setting(8, "resolution of the coarsest level", unit="cells", low=2, high=512)
     max_resolution: int = setting(256, "resolution of the finest level", unit="cells", low=2, high=8192)
     hidden: int = setting(32, "width of the one hidden layer", low=4, high=256)
+
+    def check(self) -> None:
+        """The finest level is not coarser than the coarsest."""
+        if self.max_resolution < self.base_resolution:
+            raise ValueError(f"max_resolution ({self.max_resolution}) must not be below base_resolution ({self.base_resolution})")
+
+
+@register("representation", "hashgrid")
+@dataclass
+class HashGridSettings(HashEncodingSettings):
+    """Neural radiance field on a multiresolution hash grid with an occupancy grid (NeRF of Instant-NGP, arXiv 2201.05989)."""
+
+    kind: ClassVar[str] = "volume"  # it is rendered by samples along rays
+
     radius: float = setting(1.0, "half side of the cube that holds the field", unit="scene radii", low=0.1, high=100.0)
     occupancy_resolution: int = setting(64, "cells of the occupancy grid along an axis", unit="cells", low=8, high=256)
     samples: int = setting(96, "samples along a ray that crosses the whole cube", low=8, high=4096)
@@ -128,11 +139,6 @@ class HashGridSettings:
         "analytic", "how normals are computed: gradient of the density, or central differences", choices=("analytic", "finite_difference")
     )
     background: str = setting("white", "what is seen behind the object", choices=("white", "grey", "black", "learned", "random"))
-
-    def check(self) -> None:
-        """The finest level must not be coarser than the coarsest."""
-        if self.max_resolution < self.base_resolution:
-            raise ValueError(f"max_resolution ({self.max_resolution}) must not be below base_resolution ({self.base_resolution})")
 
 
 @register("representation", "gaussians")
@@ -184,7 +190,7 @@ PENALTIES_OF_A_KIND |= dict.fromkeys(("normal_consistency", "laplacian"), ("surf
 
 @register("representation", "dmtet")
 @dataclass
-class DMTetSettings:
+class DMTetSettings(HashEncodingSettings):
     """A surface from signed distances on a deformable tetrahedral grid (DMTet, arXiv 2111.04276), coloured by a hash grid."""
 
     kind: ClassVar[str] = "surface"  # its renderings carry the mesh
@@ -209,18 +215,11 @@ class DMTetSettings:
         "what is shown: the colour alone; lit from the camera, so that shape shows; or the normals in place of colours (0.5 + 0.5 n)",
         choices=("albedo", "lambert", "normal"),
     )
-    levels: int = setting(12, "resolution levels of the hash grid of colours", low=1, high=32)
-    features: int = setting(2, "features a level", low=1, high=8)
-    log2_table: int = setting(15, "log2 of the rows of a level's table", low=8, high=24)
-    base_resolution: int = setting(8, "resolution of the coarsest level", unit="cells", low=2, high=512)
-    max_resolution: int = setting(256, "resolution of the finest level", unit="cells", low=2, high=8192)
-    hidden: int = setting(32, "width of the one hidden layer", low=4, high=256)
     background: str = setting("white", "what is seen behind the object", choices=("white", "grey", "black", "learned", "random"))
 
     def check(self) -> None:
-        """The shape fits into the grid and has what it needs; the finest level is not coarser than the coarsest."""
-        if self.max_resolution < self.base_resolution:
-            raise ValueError(f"max_resolution ({self.max_resolution}) must not be below base_resolution ({self.base_resolution})")
+        """The shape fits into the grid and has what it needs."""
+        super().check()
         if (self.shape == "mesh") != bool(self.shape_file):
             raise ValueError(f"shape_file goes with shape: mesh, got shape: {self.shape} and shape_file: '{self.shape_file}'")
         if self.shape != "ellipsoid" and self.shape_axes != [1.0, 1.0, 1.0]:

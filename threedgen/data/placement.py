@@ -124,8 +124,9 @@ def _carved(cameras: Cameras, covered: Tensor, middle: Tensor, half: Tensor, rea
     wide = F.max_pool2d(covered, 2 * margin + 1, stride=1, padding=margin)[:, 0] > 0
     shown = torch.zeros(len(points), dtype=torch.long)
     for view in range(len(cameras)):
-        row, column, ahead = cameras.project(points.float(), view)
-        inside = ahead & (row >= 0) & (row < cameras.height) & (column >= 0) & (column < cameras.width)
+        pixel, depth = cameras[[view]].project(points.float())
+        column, row = pixel[0].unbind(-1)
+        inside = (depth[0] > 0) & (row >= 0) & (row < cameras.height) & (column >= 0) & (column < cameras.width)
         background = inside.clone()
         background[inside] = ~wide[view, row[inside].long(), column[inside].long()]
         points, shown = points[~background], (shown + inside)[~background]

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from threedgen.config.schema import HashEncodingSettings
 from threedgen.ops.hash_grid import HashGridSpec, hash_grid
+
+
+def hash_grid_spec(s: HashEncodingSettings) -> HashGridSpec:
+    """The levels of the grid that settings ask for."""
+    return HashGridSpec(s.levels, s.features, s.log2_table, s.base_resolution, s.max_resolution)
 
 
 class ColorField(nn.Module):

@@ -15,14 +15,13 @@ from threedgen.errors import UserError
 from threedgen.materials.background import Background
 from threedgen.ops.antialias import antialias
 from threedgen.ops.barycentric import barycentric
-from threedgen.ops.hash_grid import HashGridSpec
 from threedgen.ops.interpolate import interpolate
 from threedgen.ops.marching_tets import marching_tets, tet_grid
 from threedgen.ops.rasterize import rasterize
 from threedgen.representations.base import Forgotten, Mesh, Render, Representation
-from threedgen.representations.color_field import ColorField
+from threedgen.representations.color_field import ColorField, hash_grid_spec
 from threedgen.representations.initial_shape import initial_distance
-from threedgen.representations.mesh import lambert
+from threedgen.representations.mesh import face_normals, lambert
 
 CHUNK_POINTS = 262_144
 SEED_SHARE = 0.005  # of the inner vertices that become solid again when the surface has vanished
@@ -49,8 +48,7 @@ class DMTet(Representation):
         self.cell = 2 * s.radius / s.resolution
         self.sdf = nn.Parameter(initial_distance(s, self.positions))
         self.deformation = nn.Parameter(torch.zeros_like(self.positions))
-        spec = HashGridSpec(s.levels, s.features, s.log2_table, s.base_resolution, s.max_resolution)
-        self.color = ColorField(spec, s.hidden, s.radius, torch.Generator().manual_seed(seed))
+        self.color = ColorField(hash_grid_spec(s), s.hidden, s.radius, torch.Generator().manual_seed(seed))
         self.background = Background(s.background)
         self.vanished = False
 
@@ -76,15 +74,14 @@ class DMTet(Representation):
         origins, directions = cameras.rays()
         distance = (point - origins[covered]).norm(dim=-1, keepdim=True)
         values = torch.cat([self._shade(point, normal, directions[covered]), torch.ones_like(distance), distance, normal], -1)
-        behind = self._behind(directions, draws)
-        image = F.pad(behind, (0, 5)).index_put((covered,), values)
+        image = F.pad(self.background.behind(directions, draws), (0, 5)).index_put((covered,), values)
         rgb, alpha, depth, normal = antialias(image, clip, mesh.faces, face).split([3, 1, 1, 3], -1)
         return Render(rgb, alpha, depth, normal if normals else None, surface=mesh)
 
     def _seen(self, mesh: Mesh, clip: Tensor, face: Tensor) -> tuple[Tensor, Tensor]:
         """Points and unit normals [P,3] of the surface at the covered pixels, in their order."""
         covered = face >= 0
-        flat = face_normals(mesh)
+        flat = face_normals(mesh.vertices, mesh.faces)
         at_vertices = torch.zeros_like(mesh.vertices).index_add(0, mesh.faces.flatten(), flat.repeat_interleave(3, 0))
         attributes = torch.cat([mesh.vertices, at_vertices], -1)
         point, smooth = interpolate(attributes, mesh.faces, face, barycentric(clip, mesh.faces, face))[covered].split(3, -1)
@@ -97,14 +94,6 @@ class DMTet(Representation):
             return 0.5 + 0.5 * normal
         rgb = self.color(point)
         return rgb if self.settings.shading == "albedo" else lambert(rgb, normal, -direction)
-
-    def _behind(self, directions: Tensor, draws: Draws | None) -> Tensor:
-        """[B,H,W,3] background; where it is random, one colour a view."""
-        flat = directions.reshape(-1, 3)
-        if draws is None or self.settings.background != "random":
-            return self.background(flat).view_as(directions)
-        random_rgb = draws.uniform("background", (3,))[:, None, None].expand_as(directions)
-        return self.background(flat, random_rgb.reshape(-1, 3)).view_as(directions)
 
     def param_groups(self, lr: float, lr_background: float) -> list[dict]:
         """Optimizer groups by learning rate."""
@@ -140,9 +129,3 @@ class DMTet(Representation):
     def albedo(self, points: Tensor) -> Tensor:
         """Colour [N,3] in [0,1] of the surface at world points [N,3], for texture baking."""
         return torch.cat([self.color(part) for part in points.split(CHUNK_POINTS)])
-
-
-def face_normals(mesh: Mesh) -> Tensor:
-    """[F,3] outward normals, as long as twice the face's area."""
-    a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    return torch.linalg.cross(b - a, c - a)

@@ -14,6 +14,7 @@ from torch import Tensor
 from threedgen.config.schema import GaussiansSettings
 from threedgen.errors import UserError
 from threedgen.representations.base import Mesh
+from threedgen.representations.mesh import face_normals
 from threedgen.representations.mesh_loading import load_mesh
 
 GREY = 0.5
@@ -54,7 +55,7 @@ def ball(count: int, radius: float, rng: torch.Generator) -> Start:
 def on_mesh(mesh: Mesh, count: int, rng: torch.Generator) -> Start:
     """Points uniform on the surface, with its colours."""
     corners = mesh.vertices[mesh.faces]
-    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1)
+    area = face_normals(mesh.vertices, mesh.faces).norm(dim=-1)
     face = torch.multinomial(area, count, replacement=True, generator=rng)
     root, along = torch.rand(count, 1, generator=rng).sqrt(), torch.rand(count, 1, generator=rng)
     weights = torch.cat([1 - root, root * (1 - along), root * along], -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from scipy.spatial import KDTree
@@ -27,16 +26,8 @@ CHUNK_POINTS = 131_072
 CELLS = 64  # of the grid that says where a mesh may lie
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Learning rates as shares of the stage's: those of DreamGaussian (arXiv 2309.16653) relative to that of colours."""
-
-    means: float = 0.1
-    log_scales: float = 0.5
-    quaternions: float = 0.5
-    logits: float = 5.0
-    base: float = 1.0
-    rest: float = 0.05
+# Learning rates as shares of the stage's: those of DreamGaussian (arXiv 2309.16653) relative to that of colours.
+RATES = {"means": 0.1, "log_scales": 0.5, "quaternions": 0.5, "logits": 5.0, "base": 1.0, "rest": 0.05}
 
 
 class GaussianCloud(Representation):
@@ -111,19 +102,11 @@ class GaussianCloud(Representation):
         opacity = self.opacity * seen.shrink if self.settings.antialiased else self.opacity.expand_as(seen.depth)
         out, clear = splat(seen.mean, seen.conic, opacity, torch.cat(features, -1), seen.depth, cameras.height, cameras.width)
         return Render(
-            rgb=out[..., :3] + clear[..., None] * self._behind(cameras, draws),
+            rgb=out[..., :3] + clear[..., None] * self.background.behind(cameras.rays()[1], draws),
             alpha=1 - clear[..., None],
             depth=out[..., 3:4],
             normal=out[..., 4:7] if normals else None,
         )
-
-    def _behind(self, cameras: Cameras, draws: Draws | None) -> Tensor:
-        """[B,H,W,3] colour of the background."""
-        rays = cameras.rays()[1]
-        random = None
-        if draws is not None and self.settings.background == "random":
-            random = draws.uniform("background", (3,))[:, None, None].expand_as(rays).reshape(-1, 3)
-        return self.background(rays.reshape(-1, 3), random).view_as(rays)
 
     @torch.no_grad()
     def _visible(self, seen: Projected, cameras: Cameras) -> Tensor:
@@ -139,10 +122,10 @@ class GaussianCloud(Representation):
         self.grad_count += visible.sum(0)
 
     def param_groups(self, lr: float, lr_background: float) -> list[dict]:
-        """A group a parameter, with its share of the learning rate (see Rates)."""
+        """A group a parameter, with its share of the learning rate (see RATES)."""
         groups = [
             {"params": [getattr(self, name)], "lr": lr * share, "share": share, "name": name}
-            for name, share in vars(Rates()).items()
+            for name, share in RATES.items()
             if getattr(self, name).numel()
         ]
         learned = list(self.background.parameters())
@@ -156,7 +139,7 @@ class GaussianCloud(Representation):
         if s.strategy == "none" or not s.densify_from <= step + 1 <= s.densify_until or (step + 1) % s.densify_every:
             return {}
         rows = densification.STRATEGIES[s.strategy](self, step, draws.shared("densification"))
-        return {getattr(self, name): rows for name in vars(Rates())}
+        return {getattr(self, name): rows for name in RATES}
 
     @torch.no_grad()
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:

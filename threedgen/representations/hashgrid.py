@@ -14,9 +14,10 @@ from threedgen.config.schema import HashGridSettings
 from threedgen.draws import Draws
 from threedgen.materials.background import Background
 from threedgen.ops.composite import composite
-from threedgen.ops.hash_grid import HashGridSpec, hash_grid
+from threedgen.ops.hash_grid import hash_grid
 from threedgen.ops.ray_march import march_rays, ray_indices
 from threedgen.representations.base import Forgotten, Mesh, Render, Representation, Samples
+from threedgen.representations.color_field import hash_grid_spec
 from threedgen.representations.extraction import auto_threshold, extract_mesh
 from threedgen.representations.occupancy import OccupancyGrid
 
@@ -31,7 +32,7 @@ class HashGridField(Representation):
     def __init__(self, settings: HashGridSettings, seed: int = 0) -> None:
         super().__init__()
         s = self.settings = settings
-        self.spec = HashGridSpec(s.levels, s.features, s.log2_table, s.base_resolution, s.max_resolution)
+        self.spec = hash_grid_spec(s)
         rng = torch.Generator().manual_seed(seed)
         width = s.levels * s.features
         self.table = nn.Parameter((torch.rand(self.spec.rows, s.features, generator=rng) * 2 - 1) * 1e-4)
@@ -127,9 +128,8 @@ class HashGridField(Representation):
         if draws is None:
             return torch.full((views * height * width,), 0.5, device=self.device), None
         jitter = draws.uniform("ray_jitter", (height, width)).reshape(-1)
-        if self.settings.background != "random":
-            return jitter, None
-        return jitter, draws.uniform("background", (3,))[:, None].expand(-1, height * width, -1).reshape(-1, 3)
+        random_rgb = self.background.random_rgb(draws, height, width)
+        return jitter, None if random_rgb is None else random_rgb.reshape(-1, 3)
 
     def param_groups(self, lr: float, lr_background: float) -> list[dict]:
         """Optimizer groups by learning rate."""

@@ -15,7 +15,7 @@ from threedgen.ops.texture import sample_texture
 from threedgen.representations.base import Mesh, Render
 from threedgen.representations.mesh_loading import load_mesh
 
-__all__ = ["lambert", "load_mesh", "render_mesh", "vertex_normals"]
+__all__ = ["face_normals", "lambert", "load_mesh", "render_mesh", "vertex_normals"]
 
 Shading = Literal["albedo", "lambert", "normal"]
 PLAIN = 0.8  # grey of a mesh without colours
@@ -53,7 +53,7 @@ def render_mesh(
     point, normal, colour = interpolate(attributes, mesh.faces, face, barycentric)[view, row, column].tensor_split([3, 6], -1)
     to_eye = cameras.positions[view] - point
     distance = to_eye.norm(dim=-1, keepdim=True)
-    behind = (_face_normals(mesh.vertices, mesh.faces)[seen] * to_eye).sum(-1, keepdim=True) < 0
+    behind = (face_normals(mesh.vertices, mesh.faces)[seen] * to_eye).sum(-1, keepdim=True) < 0
     normal = F.normalize(torch.where(behind, -normal, normal), dim=-1)
     if shading == "normal":
         rgb = 0.5 + 0.5 * normal
@@ -84,7 +84,7 @@ def _attribute(mesh: Mesh) -> Tensor:
     return mesh.vertices.new_full(mesh.vertices.shape, PLAIN) if mesh.vertex_rgb is None else mesh.vertex_rgb
 
 
-def _face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """[F,3] normals, as long as twice the face's area."""
     a, b, c = vertices[faces].unbind(1)
     return torch.linalg.cross(b - a, c - a)
@@ -100,7 +100,7 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     corners = points[faces]
     ahead, behind = corners.roll(-1, 1) - corners, corners.roll(1, 1) - corners
     angle = torch.atan2(torch.linalg.cross(ahead, behind).norm(dim=-1), (ahead * behind).sum(-1))
-    share = _face_normals(points, faces)[:, None] * angle[..., None]
+    share = face_normals(points, faces)[:, None] * angle[..., None]
     total = torch.zeros_like(points).index_add_(0, welded[faces].flatten(), share.flatten(0, 1))[welded]
     up = points.new_tensor([0.0, 0.0, 1.0])
     normal = torch.where(total.norm(dim=-1, keepdim=True) > 1e-20, F.normalize(total, dim=-1, eps=1e-30), up)

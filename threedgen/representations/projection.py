@@ -38,19 +38,17 @@ def project(means: Tensor, axes: Tensor, cameras: Cameras) -> Projected:
         means: [N,3] in the world; axes: [N,3,3], A = rotation times standard deviations.
         cameras: B views.
     """
-    # Camera axes with y down and z forward, as images count.
-    turn = (cameras.c2w[:, :3, :3] * cameras.c2w.new_tensor([1.0, -1.0, -1.0])).mT
-    x, y, z = (means @ turn.mT - (turn @ cameras.positions[..., None]).mT).unbind(-1)
+    x, y, z = cameras.from_eye(means).unbind(-1)
     drawn = z > NEAREST
     z = torch.where(drawn, z, 1)
-    half = torch.tan(0.5 * cameras.fovy)[:, None]
-    focal = 0.5 * cameras.height / half
-    limit_x, limit_y = BEYOND * half * (cameras.width / cameras.height), BEYOND * half
-    slope_x, slope_y = (x / z).clamp(-limit_x, limit_x), (y / z).clamp(-limit_y, limit_y)
-    mean = torch.stack([focal * x / z + 0.5 * cameras.width, focal * y / z + 0.5 * cameras.height], -1)
+    focal = cameras.focal[:, None]
+    limit_x, limit_y = 0.5 * BEYOND * cameras.width / focal, 0.5 * BEYOND * cameras.height / focal
+    slope_x, slope_y = x / z, y / z
+    mean = cameras.pixels(slope_x, slope_y)
+    slope_x, slope_y = slope_x.clamp(-limit_x, limit_x), slope_y.clamp(-limit_y, limit_y)
     # Rows of the Jacobian of the projection, in world axes: focal / z (r_x - slope_x r_z), and the same for y.
     scale = (focal / z)[..., None]
-    right, down, forward = turn[:, None].unbind(-2)
+    right, down, forward = cameras.image_axes()[:, None].unbind(-2)
     jacobian = torch.stack([scale * (right - slope_x[..., None] * forward), scale * (down - slope_y[..., None] * forward)], -2)
     spread = jacobian @ axes
     xx, yy = spread.square().sum(-1).unbind(-1)

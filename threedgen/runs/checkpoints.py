@@ -20,19 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from threedgen.errors import Stopped
 from threedgen.runs.folder import RunFolder
 from threedgen.storage import replacing
 
 FORMAT = "threedgen-stage-2"
 MOMENTS = "optimizer"  # prefix of the optimizer's state
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-class Stopped(SystemExit):
-    """A signal asked a run to stop: its state is saved, the process leaves with 128 + 15, as one that SIGTERM ended."""
-
-    def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
 
 
 @dataclass(frozen=True)

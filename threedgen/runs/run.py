@@ -20,12 +20,13 @@ from threedgen.config.naming import run_folder
 from threedgen.config.schema import ExportSettings, RunSettings
 from threedgen.config.serialize import to_yaml
 from threedgen.data.scene import read_scene
+from threedgen.errors import Stopped
 from threedgen.export.asset import export_asset
 from threedgen.guidance.images import Images
 from threedgen.representations.base import Representation
 from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
 from threedgen.runs.callbacks import Previews, Progress, Status
-from threedgen.runs.checkpoints import Checkpoints, State, Stopped, newest, restore, signals_kept
+from threedgen.runs.checkpoints import Checkpoints, State, newest, restore, signals_kept
 from threedgen.runs.folder import RunFolder, environment
 from threedgen.runs.scores import write_scores
 from threedgen.runs.x0_preview import X0Previews

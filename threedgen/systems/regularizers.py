@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from threedgen.config.schema import RegularizerSettings
 from threedgen.ops.adjacency import adjacent_edges
 from threedgen.representations.base import Mesh, Render, Samples
+from threedgen.representations.mesh import face_normals
 from threedgen.schedule import at
 
 OPAQUE = 0.5  # opacity of a ray from which on its depth means something
@@ -73,8 +74,7 @@ def entropy(render: Render) -> Tensor:
 def normal_consistency(render: Render) -> Tensor:
     """Mean over edges of 1 - cos of the angle between the two faces' normals (Magic3D, arXiv 2211.10440); 0 without a surface."""
     mesh = surface_of(render)
-    a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    normal = F.normalize(torch.linalg.cross(b - a, c - a), dim=-1, eps=1e-12)
+    normal = F.normalize(face_normals(mesh.vertices, mesh.faces), dim=-1, eps=1e-12)
     other = adjacent_edges(mesh.faces).flatten()
     edge = torch.nonzero(other > torch.arange(len(other), device=other.device))[:, 0]
     bend = 1 - (normal[edge // 3] * normal[other[edge] // 3]).sum(-1)
