@@ -11,14 +11,30 @@ with other bytes than one that was never killed. Prints one table; exit code 1 w
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
+import signal
 import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from trials import EVERY, KINDS, STEPS, Trial, command, count_from, emptied, only_folder, other_filesystem, posed_ball, start, table, workplace
+from trials import (
+    EVERY,
+    KINDS,
+    STEPS,
+    Trial,
+    command,
+    count_from,
+    emptied,
+    only_folder,
+    other_filesystem,
+    posed_ball,
+    start,
+    table,
+    workplace,
+)
 
 from threedgen.runs.checkpoints import digest, previous, read_checkpoint
 
@@ -29,7 +45,8 @@ class Chain:
     def __init__(self, kind: str, data: Path, place: Path, rng: random.Random) -> None:
         self.kind, self.output, self.place, self.rng = kind, place / kind, place, rng
         self.words = command(kind, data, self.output, "--resume")
-        self.found = {"runs": kind, "kills": 0, "in a save": 0, "other file system": 0, "ended": 0}
+        self.kills = 0
+        self.found = {"in a save": 0, "other file system": 0, "ended": 0}
         self.wrong = {"unreadable": 0, "stray files": 0, "most steps lost": 0, "other bytes": 0, "failed": 0}
         started = time.monotonic()
         whole = start(self.words, place / "log")
@@ -44,7 +61,8 @@ class Chain:
         folder = only_folder(self.output)
         assert folder is not None
         [asset] = folder.glob("export/*.glb")
-        return hashlib.sha256(asset.read_bytes()).hexdigest() + digest(read_checkpoint(folder / "checkpoints" / "fit.safetensors").tensors)
+        state = read_checkpoint(folder / "checkpoints" / "fit.safetensors")
+        return hashlib.sha256(asset.read_bytes()).hexdigest() + digest(state.tensors, state.step)
 
     def trial(self, saving: bool, temporary: Path) -> None:
         """One start and its kill."""
@@ -60,10 +78,11 @@ class Chain:
         run.kill()
         code = run.end()
         self.done = max(run.last("step"), before if run.last("begun", -1) < 0 else run.last("begun"))
-        self.found["kills"] += code == -9
-        self.found["in a save"] += run.last("save") > run.last("saved")
-        self.found["other file system"] += temporary.stat().st_dev != self.place.stat().st_dev
-        self.wrong["failed"] += code not in (0, -9)
+        if code == -signal.SIGKILL:
+            self.kills += 1
+            self.found["in a save"] += run.last("save") > run.last("saved")
+            self.found["other file system"] += temporary.stat().st_dev != self.place.stat().st_dev
+        self.wrong["failed"] += code not in (0, -signal.SIGKILL)
         self.wrong["stray files"] += sum(1 for _ in temporary.rglob("*"))
         self.check_checkpoints()
         if code == 0:
@@ -96,7 +115,7 @@ class Chain:
                 self.wrong["unreadable"] += 1
 
     def row(self) -> dict[str, Any]:
-        return self.found | self.wrong
+        return {"runs": self.kind, "kills": self.kills} | self.found | self.wrong
 
     def is_wrong(self) -> bool:
         return self.wrong["most steps lost"] > EVERY or any(number for name, number in self.wrong.items() if name != "most steps lost")
@@ -109,7 +128,9 @@ def main(count: int) -> int:
         data, other = posed_ball(place / "data"), other_filesystem(place)
         temporaries = [place / "tmp", (other or place) / f"{place.name}-tmp"]
         chains = [Chain(kind, data, place, rng) for kind in KINDS]
-        for number in range(count):
+        for number in itertools.count():
+            if sum(chain.kills for chain in chains) >= count:
+                break
             chains[number % len(chains)].trial(number % 2 == 0, temporaries[number // 2 % 2])
         emptied(temporaries[1]).rmdir()
     table([chain.row() for chain in chains])

@@ -85,7 +85,7 @@ class Trial:
     Attributes:
         pid: of the process.
         log: file with what it says.
-        events: what it told so far, as (name, step): "begun", "step", "save", "saved".
+        events: what it told so far, as (name, step): "started", "begun", "step", "save", "saved".
         moments: of the events, in seconds of the monotonic clock.
         code: how it ended; negative for the signal that killed it.
     """
@@ -175,7 +175,12 @@ def tell(writer: int) -> None:
     def say(name: str, step: int) -> None:
         os.write(writer, f"{name} {step} {time.monotonic()}\n".encode())
 
-    begin, step_done, write = checkpoints.Checkpoints.on_train_start, checkpoints.Checkpoints.on_train_batch_end, checkpoints.write_checkpoint
+    work, write = cli._run, checkpoints.write_checkpoint
+    begin, step_done = checkpoints.Checkpoints.on_train_start, checkpoints.Checkpoints.on_train_batch_end
+
+    def _run(*rest: Any) -> None:
+        say("started", 0)
+        work(*rest)
 
     def on_train_start(self: Any, trainer: Any, system: Any) -> None:
         begin(self, trainer, system)
@@ -190,6 +195,7 @@ def tell(writer: int) -> None:
         write(system, optimizer, step, path)
         say("saved", step)
 
+    cli._run = _run
     checkpoints.Checkpoints.on_train_start = on_train_start
     checkpoints.Checkpoints.on_train_batch_end = on_train_batch_end
     checkpoints.write_checkpoint = write_checkpoint

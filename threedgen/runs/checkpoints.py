@@ -24,7 +24,7 @@ from threedgen.errors import Stopped
 from threedgen.runs.folder import RunFolder
 from threedgen.storage import replacing
 
-FORMAT = "threedgen-stage-2"
+FORMAT = "threedgen-stage-3"
 MOMENTS = "optimizer"  # prefix of the optimizer's state
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -47,7 +47,7 @@ def write_checkpoint(system: pl.LightningModule, optimizer: torch.optim.Optimize
     for name, parameter in system.named_parameters():
         for kind, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{MOMENTS}.{name}/{kind}"] = value.detach().cpu().contiguous()
-    content = save(tensors, metadata={"format": FORMAT, "step": str(step), "digest": digest(tensors)})
+    content = save(tensors, metadata={"format": FORMAT, "step": str(step), "digest": digest(tensors, step)})
     with replacing(path, keep=previous(path)) as partial:
         partial.write_bytes(content)
 
@@ -57,9 +57,9 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, types, shapes and values."""
-    found = hashlib.blake2b(digest_size=16)
+def digest(tensors: Mapping[str, Tensor], step: int) -> str:
+    """Hash of the step and of names, types, shapes and values."""
+    found = hashlib.blake2b(f"{step}|".encode(), digest_size=16)
     for name in sorted(tensors):
         value = tensors[name]
         found.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
@@ -86,9 +86,10 @@ def read_checkpoint(path: Path) -> State:
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format')}, not {FORMAT}")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    if digest(tensors) != metadata["digest"]:
+    state = State(tensors, int(metadata["step"]))
+    if digest(state.tensors, state.step) != metadata["digest"]:
         raise ValueError("its content is not what was written")
-    return State(tensors, int(metadata["step"]))
+    return state
 
 
 def restore(system: pl.LightningModule, optimizer: torch.optim.Optimizer | None, state: State) -> None:
@@ -130,7 +131,7 @@ class Checkpoints(Callback):
         step = trainer.global_step
         if self.asked is not None or step == trainer.max_steps or (self.every and step % self.every == 0):
             write_checkpoint(pl_module, trainer.optimizers[0], step, self.path)
-        if self.asked is not None and step < trainer.max_steps:
+        if self.asked is not None:
             raise KeyboardInterrupt if self.asked == signal.SIGINT else Stopped
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -112,7 +113,7 @@ def fit(system: Distillation, name: str, settings: RunSettings, folder: RunFolde
         return
     log = f"{name}-{done}" if done else name
     shutil.rmtree(folder.logs / log, ignore_errors=True)
-    with quiet_lightning(), signals_kept():
+    with quiet_lightning(), quiet_log_writer(), signals_kept():
         trainer = _trainer(steps, name, log, settings, folder, device, state)
         # Lightning counts steps here; a run that goes on begins to count where it stopped.
         trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = done
@@ -146,6 +147,22 @@ def _trainer(steps: int, name: str, log: str, settings: RunSettings, folder: Run
         enable_progress_bar=False,
         num_sanity_val_steps=0,
     )
+
+
+@contextmanager
+def quiet_log_writer() -> Iterator[None]:
+    """TensorBoard's thread prints no traceback when it cannot write: the run meets the same error with its next number."""
+    hook = threading.excepthook
+
+    def quiet(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            hook(arguments)
+
+    threading.excepthook = quiet
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
 
 @contextmanager
