@@ -2,10 +2,10 @@
 
     python benchmarks/reliability/configs.py [2000]
 
-Mutates shipped configs (text, values of odd types, nesting, anchors that multiply, keys given twice) and asks for the settings. Wrong are: an
-exit code other than 0 and 2, more than one line with 2, more than five seconds. Then a quarter as many keys with one or two typing errors
-(a letter dropped, exchanged, inserted or replaced, the right name in the wrong group), in files and on the command line. Wrong are: one
-that is taken, one that needs more than a second, and less than 95 % with the right key as the hint. A few go through the real command line.
+Mutates shipped configs (text, values of odd types, nesting, anchors that multiply, keys given twice) and asks for the settings. Wrong
+are: an exit code other than 0 and 2, more than one line with 2, more than five seconds. Then a quarter as many keys with one or two typing
+errors (a letter dropped, exchanged, inserted or replaced) or in the wrong group, in files and on the command line. Wrong are: one that is
+taken, one that needs more than a second, and less than 95 % with the right key as the hint. A few go through the real command line.
 Prints two tables; exit code 1 when something is wrong.
 """
 
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,29 @@ from threedgen.config.loader import load  # noqa: E402
 from threedgen.errors import UserError  # noqa: E402
 
 LONGEST, LONGEST_TYPO, RIGHT = 5.0, 1.0, 0.95
-VALUES = "yes no ~ null .nan .inf -.inf 1e999 -1 0x10 1_0 2026-01-01 12:30:45 [] {} [1] [[1]] {a:b} !!python/object:os.system ${x} *a".split()
-VALUES += ["9" * 400, "'", '"', "\u202e", "\U0001f34e", "\0", "? x", "a: b: c", "- 1", "|", ">-", "&a x", "1" * 20_000]
-BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+VALUES = [
+    "yes",
+    "no",
+    "~",
+    "null",
+    ".nan",
+    ".inf",
+    "-.inf",
+    "1e999",
+    "-1",
+    "0x10",
+    "1_0",
+    "2026-01-01",
+    "12:30:45",
+    "[]",
+    "{}",
+    "[1]",
+    "[[1]]",
+]
+VALUES += ["{a:b}", "!!python/object:os.system", "${x}", "*a", "9" * 400, "'", '"', "\u202e", "\U0001f34e", "\0", "? x", "a: b: c", "- 1"]
+VALUES += ["|", ">-", "&a x", "1" * 20_000]
+NAMES = "abcdefghi"
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in pairwise(NAMES))
 Mutation = Callable[[str, random.Random], str]
 
 
@@ -177,7 +198,7 @@ def typos(count: int, rng: random.Random) -> list[dict[str, Any]]:
                 load(written(config, wrong), inputs_needed=False)
             row["taken"] += 1
         except UserError as error:
-            hints = re.findall(r"did you mean '?([\w.-]+)'?", str(error)) + [" "]
+            hints = [*re.findall(r"did you mean '?([\w.-]+)'?", str(error)), " "]
             right = hints[0] == path or (kind == "wrong group" and hints[0].rpartition(".")[2] == path.rpartition(".")[2])
             row["right hint"] += right
             if not right:

@@ -30,12 +30,21 @@ from threedgen.config.schema import RunSettings
 from threedgen.runs import run
 
 PIECES = "a red apple|yes|no|null|~|1:30|0x1F|1e3|.nan|a # b|a: b|- a|[red] car|{a: b}|${oc.env:HOME}|${x}|$HOME|`id`|$(id)|'|\"|'''|\\|\\n"
-PIECES += "|!!str|&a|*a|%|@|?|>|---|...|=|==| |  |\t|\n|\r\n|\u2028|\u00a0|\u202e|\u200b|\ufeff|e\u0301|\u00e9|\U0001f34e|\U0001f468\u200d\U0001f680"
-PIECES += "|\u0000|\x1b[31m|\x7f|\u0085|..|/|../..|~root|<b>|%00|;|&&"
-HOSTILE = ["../../x", "/etc/x", "..", ".", "~", "~root/x", "CON", "NUL.txt", "a\0b", "x" * 10_240, "\u2025/x", "\uff0e\uff0e/x", "..\\x", "%2e%2e/x"]
-HOSTILE += ["$HOME/x", "file:///etc/x", "-rf", "\n../x", "a/../../../x", "\u202e../x", "....//x", "/proc/self/cwd/../x", ".lock", " ", "\ud800"]
+PIECES += "|!!str|&a|*a|%|@|?|>|---|...|=|==| |  |\t|\n|\r\n|\u2028|\u00a0|\u202e|\u200b|\ufeff|e\u0301|\u00e9|\U0001f34e"
+PIECES += "|\U0001f468\u200d\U0001f680|\u0000|\x1b[31m|\x7f|\u0085|..|/|../..|~root|<b>|%00|;|&&"
+HOSTILE = ["../../x", "/etc/x", "..", ".", "~", "~root/x", "CON", "NUL.txt", "a\0b", "x" * 10_240, "\u2025/x", "\uff0e\uff0e/x", "..\\x"]
+HOSTILE += ["%2e%2e/x", "$HOME/x", "file:///etc/x", "-rf", "\n../x", "a/../../../x", "\u202e../x", "....//x", "/proc/self/cwd/../x"]
+HOSTILE += [".lock", " ", "\ud800"]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-CHANGES = {"os.rename": (0, 1), "os.mkdir": (0,), "os.remove": (0,), "os.rmdir": (0,), "os.link": (0, 1), "os.symlink": (1,), "os.truncate": (0,)}
+CHANGES = {
+    "os.rename": (0, 1),
+    "os.mkdir": (0,),
+    "os.remove": (0,),
+    "os.rmdir": (0,),
+    "os.link": (0, 1),
+    "os.symlink": (1,),
+    "os.truncate": (0,),
+}
 
 
 class Watch:
