@@ -29,6 +29,7 @@ from threedgen.runs.build import build_representation, build_teacher, only_stage
 from threedgen.runs.callbacks import Previews, Progress, Status
 from threedgen.runs.checkpoints import Checkpoints, State, newest, restore, signals_kept
 from threedgen.runs.folder import RunFolder, environment
+from threedgen.runs.health import HealthMonitor
 from threedgen.runs.rescue import Rescue
 from threedgen.runs.scores import write_scores
 from threedgen.runs.x0_preview import X0Previews
@@ -141,6 +142,7 @@ def _trainer(steps: int, name: str, log: str, settings: RunSettings, folder: Run
             Previews(folder, name, settings.preview_every),
             X0Previews(folder, name, settings.x0_preview_every),
             Rescue(folder, name),
+            HealthMonitor(folder),
             Checkpoints(folder, name, settings.checkpoint_every, state),
         ],
         log_every_n_steps=10,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from threedgen.schedule import at
 from threedgen.systems.fitting import fit_objective
 from threedgen.systems.objectives import objective_of
 from threedgen.systems.regularizers import needs_normals, penalties
-from threedgen.systems.safe_step import are_finite, buffers_of, halve_chunks, is_out_of_memory, put_back
+from threedgen.systems.safe_step import are_finite, buffers_of, halve_chunks, is_out_of_memory, norm_of, put_back
 
 BROKEN = "the parameters are not finite"
 
@@ -32,13 +33,14 @@ class Distillation(pl.LightningModule):
 
     Attributes:
         refused: why the last step was left out; empty where it was taken. BROKEN where the parameters are not finite any more.
+        gradient: its norm in the last step.
         chunk: samples rendered at once, if memory ran out; 0 otherwise.
     """
 
     def __init__(self, settings: StageSettings, representation: Representation, teacher: Teacher | PosedImages, seed: int) -> None:
         super().__init__()
         self.settings, self.representation, self.seed = settings, representation, seed
-        self.refused, self.chunk, self.seen = "", 0, list[Tensor]()
+        self.refused, self.gradient, self.chunk, self.seen = "", 0.0, 0, list[Tensor]()
         self.sampler = OrbitSampler(settings.cameras)
         if isinstance(teacher, PosedImages):
             self.objective = fit_objective(settings, teacher)
@@ -74,9 +76,10 @@ class Distillation(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """A step without gradients changes nothing, so that is what one becomes whose numbers are not finite."""
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        self.gradient = norm_of(gradients)
         if not are_finite(self.seen):
             self.refused = "the loss is not finite"
-        elif not are_finite(gradients):
+        elif not math.isfinite(self.gradient):
             self.refused = "the gradient is not finite"
         if self.refused:
             optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -14,11 +15,15 @@ from threedgen.representations.base import Representation
 LEAST_CHUNK = 4096  # samples rendered at once, below which halving saves nothing
 
 
-@torch.no_grad()
 def are_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no entry is NaN or infinite, nor so large (1e19) that its square is; one pass over all of them, one wait for the device."""
-    numbers = [tensor for tensor in tensors if tensor.is_floating_point()]
-    return bool(nn.utils.get_total_norm(numbers).isfinite())
+    """Whether no entry is NaN or infinite, nor so large (1e19) that its square is."""
+    return math.isfinite(norm_of(tensors))
+
+
+@torch.no_grad()
+def norm_of(tensors: Iterable[Tensor]) -> float:
+    """Euclidean norm of all floating entries together; one pass over them, one wait for the device."""
+    return float(nn.utils.get_total_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:
