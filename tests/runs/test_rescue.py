@@ -93,15 +93,18 @@ def test_of_a_step_that_is_not_finite_nothing_is_left(kind, what, number, fit, m
     assert "is not finite; the step is left out" in err
 
 
-@pytest.mark.parametrize(("what", "steps"), [("loss", range(5, 7)), ("parameters", range(9, 10))])
-def test_a_run_that_goes_on_after_it_makes_the_same_bytes(what, steps, fit, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("kind", "what", "steps"),
+    [("hashgrid", "loss", range(5, 7)), ("hashgrid", "parameters", range(9, 10)), ("gaussians", "parameters", range(9, 10))],
+)
+def test_a_run_that_goes_on_after_it_makes_the_same_bytes(kind, what, steps, fit, monkeypatch, capsys):
     spoil(monkeypatch, what, steps)
-    whole = fit("hashgrid", "whole")
+    whole = fit(kind, "whole")
     with monkeypatch.context() as patch:
         crash_after(steps.stop, patch)
         with pytest.raises(Crash):
-            fit("hashgrid", "broken")
-    resumed = fit("hashgrid", "broken", True)
+            fit(kind, "broken")
+    resumed = fit(kind, "broken", True)
     assert digest(resumed.tensors, 14) == digest(whole.tensors, 14)
     assert all(bool(value.isfinite().all()) for value in whole.tensors.values())
     if what == "parameters":

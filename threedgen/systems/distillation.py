@@ -97,15 +97,19 @@ class Distillation(pl.LightningModule):
             self.chunk = halve_chunks(self.representation.scenes, self.global_step)
         if self.refused:
             put_back(self.representation, before)
-            return
+        else:
+            self.keep_up()
+        if not are_finite(self.representation.parameters()):
+            self.refused = BROKEN
+
+    def keep_up(self) -> None:
+        """The representation's upkeep, with the moments forgotten of rows that stand for something else now."""
         forgotten = self.representation.after_step(self.global_step, self.draws(self.global_step))
         state = self.trainer.optimizers[0].state
         for parameter, rows in forgotten.items():
             for name in ("exp_avg", "exp_avg_sq"):
                 if parameter in state:
                     state[parameter][name][rows] = 0
-        if not are_finite(self.representation.parameters()):
-            self.refused = BROKEN
 
     def runs_out_of_memory(self, step: Callable[[], None]) -> bool:
         """Try a step; whether there was too little memory for it. What it held is free again on return."""
