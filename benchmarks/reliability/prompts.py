@@ -76,7 +76,7 @@ def fuzzed(rng: random.Random) -> str:
 def kept(count: int, rng: random.Random) -> list[dict[str, Any]]:
     """Prompts that runs are given."""
     given: list[RunSettings] = []
-    run._work = lambda settings, folder, resume: given.append(settings) or {}
+    run._work = lambda settings, *rest: given.append(settings) or {}
     rows = []
     for where in ("command line", "config"):
         row = {"what": f"prompts, {where}", "trials": 0, "refused": 0, "changed": 0, "outside": 0, "other code": 0}
@@ -122,7 +122,7 @@ def silently(words: list[str]) -> tuple[int, str]:
 
 def hostile(count: int, rng: random.Random) -> list[dict[str, Any]]:
     """Names that try to lead out of the folder of the runs; output folders may lie anywhere below the one they start from."""
-    run._work = lambda settings, folder, resume: {}
+    run._work = lambda *rest: {}
     watch, place, rows = Watch(), Path.cwd(), []
     Path("configs").mkdir()
     for what in ("prompt", "config", "prior", "seed", "data"):

@@ -42,6 +42,12 @@ def trial(words: list[str], output: Path, log: Path, wait: float, number: int, r
     row["while it exports"] += run.last("step") == STEPS
     row["longest (s)"] = max(row["longest (s)"], round(time.monotonic() - sent, 2))
     row["other code"] += code != STOPPED
+    if code != STOPPED:
+        print(
+            f"signal {number}: code {code} after {time.monotonic() - sent:.2f} s, {run.events[-1:]}",
+            *run.said().splitlines()[-2:],
+            sep="\n    ",
+        )
     folder = only_folder(output)
     state = newest(folder / "checkpoints" / "fit.safetensors") if folder else None
     done = state.step if state else 0

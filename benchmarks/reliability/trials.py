@@ -190,9 +190,9 @@ def tell(writer: int) -> None:
         say("step", trainer.global_step)
         step_done(self, trainer, *rest)
 
-    def write_checkpoint(system: Any, optimizer: Any, step: int, path: Path) -> None:
+    def write_checkpoint(system: Any, optimizer: Any, step: int, *rest: Any) -> None:
         say("save", step)
-        write(system, optimizer, step, path)
+        write(system, optimizer, step, *rest)
         say("saved", step)
 
     cli._run = _run

@@ -8,7 +8,7 @@ from tests.data.folders import barrel_views, ring, write_blender, write_nerfstud
 from tests.runs.conftest import MICRO, only_run, status_of
 from threedgen.cli import main
 from threedgen.config.loader import load
-from threedgen.runs import run
+from threedgen.runs import stages
 from threedgen.runs.estimate import estimate
 from threedgen.runs.run import execute
 
@@ -31,7 +31,7 @@ def test_a_fit_leaves_asset_scores_and_placement_and_loads_no_prior(data, tmp_pa
     def untouched(*_):
         raise AssertionError("a fit has no prior")
 
-    monkeypatch.setattr(run, "build_teacher", untouched)
+    monkeypatch.setattr(stages, "build_teacher", untouched)
     settings = load("fit", [f"data={data}", f"output={tmp_path / 'runs'}", "representation=hashgrid", *SMALL]).settings
     result = execute(settings, "fit")
     assert result.files["glb"].name == "a-barrel.glb"

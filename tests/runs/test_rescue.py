@@ -101,7 +101,7 @@ def test_a_run_that_goes_on_after_it_makes_the_same_bytes(kind, what, steps, fit
     spoil(monkeypatch, what, steps)
     whole = fit(kind, "whole")
     with monkeypatch.context() as patch:
-        crash_after(steps.stop, patch)
+        crash_after(steps.stop, patch, "fit")
         with pytest.raises(Crash):
             fit(kind, "broken")
     resumed = fit(kind, "broken", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from threedgen.ops.marching_tets import marching_tets, tet_grid
 from threedgen.ops.rasterize import rasterize
 from threedgen.representations.base import Forgotten, Mesh, Render, Representation
 from threedgen.representations.color_field import ColorField, hash_grid_spec
+from threedgen.representations.handed_over import fit_colours, surface_distance
 from threedgen.representations.initial_shape import initial_distance
 from threedgen.representations.mesh import face_normals, lambert
 
@@ -97,7 +99,10 @@ class DMTet(Representation):
 
     def param_groups(self, lr: float, lr_background: float) -> list[dict]:
         """Optimizer groups by learning rate."""
-        groups = [{"params": [self.sdf, self.deformation, *self.color.parameters()], "lr": lr, "name": "field"}]
+        groups = [
+            {"params": [self.sdf, self.deformation], "lr": lr, "name": "geometry", "part": "geometry"},
+            {"params": list(self.color.parameters()), "lr": lr, "name": "appearance", "part": "appearance"},
+        ]
         learned = list(self.background.parameters())
         return groups + ([{"params": learned, "lr": lr_background, "name": "background"}] if learned else [])
 
@@ -117,6 +122,13 @@ class DMTet(Representation):
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         self.vanished = True
         return {self.sdf: torch.arange(len(self.sdf), device=self.sdf.device)}
+
+    def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
+        """Distances to the surface at the grid's vertices, offsets of nothing; the colours are fitted."""
+        with torch.no_grad():
+            self.sdf.copy_(surface_distance(mesh, self.positions.cpu(), self.cell / 2, rng))
+            self.deformation.zero_()
+        fit_colours(self.color, mesh, albedo, self.cell / 2, rng)
 
     @torch.no_grad()
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:

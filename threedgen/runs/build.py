@@ -12,6 +12,7 @@ from threedgen.config.schema import DMTetSettings, GaussiansSettings, HashGridSe
 from threedgen.draws import generator
 from threedgen.errors import UserError
 from threedgen.guidance.core import Teacher
+from threedgen.guidance.images import Images
 from threedgen.guidance.rule import Rule
 from threedgen.guidance.vsd import VSD
 from threedgen.priors.analytic import ImageMixturePrior
@@ -42,13 +43,6 @@ def pick_device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def only_stage(settings: RunSettings) -> tuple[str, StageSettings]:
-    """The stage of a run and its name; UserError where there are several."""
-    if len(settings.stages) > 1:
-        raise UserError(f"the config has the stages {', '.join(settings.stages)}: a run has one stage in this version")
-    return next(iter(settings.stages.items()))
-
-
 def build_prior(name: str, device: str) -> Prior:
     """The prior a config names: "analytic" is the closed-form one over the shipped meshes, the others are diffusion models."""
     return analytic_prior(device) if name == "analytic" else load_prior(name, device)
@@ -69,7 +63,7 @@ def analytic_prior(device: str) -> ImageMixturePrior:
 def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Teacher:
     """The prior with the run's prompts encoded, those of its guidances among them."""
     prior = build_prior(settings.prior, device)
-    guidances = [stage.guidance for stage in settings.stages.values()]
+    guidances = [stage.guidance for stage in settings.stages.values() if not isinstance(stage.guidance, Images)]
     further = {name: text for guidance in guidances for name, text in guidance.texts().items()}
     if settings.prior == "analytic":
         further = dict.fromkeys(further, "")  # it knows the names of its objects alone: to it, a rule's own words say nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any, TextIO
 
 import pytorch_lightning as pl
@@ -10,7 +11,6 @@ from pytorch_lightning.callbacks import Callback
 
 from threedgen.errors import UserError
 from threedgen.runs.checkpoints import newest, restore
-from threedgen.runs.folder import RunFolder
 from threedgen.systems.distillation import BROKEN, Distillation
 
 TRIES = 3
@@ -23,8 +23,9 @@ class Rescue(Callback):
     goes on makes the same bytes, unless a signal had it write one more. Comes before the callback that writes them.
     """
 
-    def __init__(self, folder: RunFolder, stage: str, stream: TextIO | None = None) -> None:
-        self.path, self.stream = folder.checkpoints / f"{stage}.safetensors", sys.stderr if stream is None else stream
+    def __init__(self, path: Path, settings: str = "", stream: TextIO | None = None) -> None:
+        """Of the stage's checkpoints: where the newest lies, and the hash of their settings."""
+        self.path, self.settings, self.stream = path, settings, sys.stderr if stream is None else stream
         self.tries, self.chunk = 0, 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -41,7 +42,7 @@ class Rescue(Callback):
         if pl_module.refused != BROKEN:
             self.say(f"{where}; the step is left out")
             return
-        state = newest(self.path)
+        state = newest(self.path, self.settings)
         if state is None:
             raise UserError(f"{where}, and there is no checkpoint to go back to: lower optimizer.lr, or set checkpoint_every")
         restore(pl_module, trainer.optimizers[0], state)
