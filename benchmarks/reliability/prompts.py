@@ -4,9 +4,9 @@
 
 Gives fuzzed prompts (any characters, YAML, interpolations, quotes, line ends), half of them on the command line and half in a config, to
 runs that stop short of their first step. Wrong are: a prompt that is not byte for byte what the run is given, and what config.yaml and
-command.txt in its folder hold. Then half as many hostile prompts, config names, priors and output folders, while every file that is opened
-for writing, made, renamed or removed is watched. Wrong is one outside of the folder of the runs. Prints one table; exit code 1 when
-something is wrong.
+command.txt in its folder hold. Then half as many hostile prompts, config names, priors, seeds and folders of images, while every file that
+is opened for writing, made, renamed or removed is watched. Wrong is one outside of the folder of the runs. Prints one table; exit code 1
+when something is wrong.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def silently(words: list[str]) -> tuple[int, str]:
 
 
 def hostile(count: int, rng: random.Random) -> list[dict[str, Any]]:
-    """Names that try to lead out of the folder of the runs; output folders may lie anywhere below the one they start from."""
+    """Values that try to lead out of the folder of the runs."""
     run._work = lambda *rest: {}
     watch, place, rows = Watch(), Path.cwd(), []
     Path("configs").mkdir()
