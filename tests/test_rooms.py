@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATIONS = {"errors", "registry", "schedule", "draws", "shipped", "storage", "config.schema", "config.aliases"}
+FOUNDATIONS = {"errors", "registry", "schedule", "draws", "ranks", "shipped", "storage", "config.schema", "config.aliases"}
 
 
 def allowed_imports() -> dict[str, set[str]]:

@@ -36,6 +36,10 @@ class Draws:
     def __init__(self, seed: int, step: int, views: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.seed, self.step, self.views, self.device = seed, step, tuple(views), torch.device(device)
 
+    def of(self, rows: slice) -> Draws:
+        """The draws of some of the views."""
+        return Draws(self.seed, self.step, self.views[rows], self.device)
+
     def shared(self, purpose: str) -> torch.Generator:
         """Generator of a draw that all views of the step have in common."""
         return generator(self.seed, self.step, -1, purpose)

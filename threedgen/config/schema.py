@@ -214,8 +214,9 @@ def starts_on_hull(representation: object) -> bool:
     return "hull" in (getattr(representation, "shape", ""), getattr(representation, "start", ""))
 
 
+CAST_RAYS = ("volume", "sdf")  # kinds of representations that render single rays
 # Penalties that look at more than images: the kinds of representation that have it, and what it is.
-PENALTIES_OF_A_KIND = dict.fromkeys(("distortion", "orientation", "z_variance", "entropy"), (("volume", "sdf"), "samples along rays"))
+PENALTIES_OF_A_KIND = dict.fromkeys(("distortion", "orientation", "z_variance", "entropy"), (CAST_RAYS, "samples along rays"))
 PENALTIES_OF_A_KIND |= {"eikonal": (("sdf",), "the gradient of a signed distance")}
 PENALTIES_OF_A_KIND |= dict.fromkeys(("normal_consistency", "laplacian"), (("surface",), "the faces of a mesh"))
 PENALTIES_OF_A_KIND |= dict.fromkeys(("opacity", "size", "anisotropy"), (("cloud",), "Gaussians"))
@@ -511,9 +512,16 @@ class RunSettings:
     device: str = setting(
         "auto", "where to compute: auto takes a GPU if there is one", choices=("auto", "cpu", "cuda"), affects_result=False
     )
+    devices: int = setting(
+        1,
+        "GPUs, or processes on the CPU, that share the views or rays of every step; the result is that of one, but for rounding",
+        low=1,
+        high=64,
+        affects_result=False,
+    )
     threads: int = setting(
         0,
-        "CPU threads; 0 takes all cores; only the same number of threads gives the same bytes again",
+        "CPU threads of a process; 0 takes all cores; only the same number of threads gives the same bytes again",
         low=0,
         high=1024,
         affects_result=False,
@@ -541,9 +549,25 @@ class RunSettings:
         if self.negative_prompt and not any(getattr(guidance, "hears_negative", lambda: True)() for guidance in guidances.values()):
             raise ValueError(f"negative_prompt plays no part in the guidance of stages.{names}, as it is set: leave it empty")
         self._check_particles()
+        self._check_devices()
         negatives = any(getattr(guidance, "perp_neg", 0) != 0 for guidance in guidances.values())
         if self.prompts.differ_by_view() and self.prompts.view_dependent == "none" and not negatives:
             raise ValueError("prompts.debias and prompts.view_drop do nothing while prompts.view_dependent is none")
+
+    def _check_devices(self) -> None:
+        """The views or rays of a step can be divided among the devices."""
+        for name, stage in self.stages.items() if self.devices > 1 else ():
+            fits, rays = POSED_IMAGES in getattr(stage.guidance, "needs", ()), getattr(stage.guidance, "rays", 0)
+            casts = getattr(stage.representation, "kind", "") in CAST_RAYS
+            if rays and not casts and not fits:
+                raise ValueError(
+                    f"stages.{name} fits a few whole images a step, which cannot be divided among {self.devices} devices: set devices=1"
+                )
+            if getattr(stage.guidance, "critic", False):
+                raise ValueError(f"stages.{name} trains a critic, which is done on one device alone: set devices=1")
+            key, parts = ("guidance", stage.guidance.views) if fits else ("cameras", stage.cameras.views)
+            if parts % self.devices and not (fits and rays and casts):
+                raise ValueError(f"stages.{name}.{key}.views ({parts}) must be a multiple of devices ({self.devices})")
 
     def _check_particles(self) -> None:
         """A stage goes on with the particles of the one before, or makes several of one."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from threedgen import ranks
 from threedgen.cameras import Cameras
 from threedgen.draws import Draws
 from threedgen.errors import UserError
@@ -50,13 +52,18 @@ class Teacher:
 
     @torch.no_grad()
     def predict(self, terms: tuple[Term, ...], states: Mapping[str, Noisy], step: Step) -> dict[Term, Tensor]:
-        """Noise predictions [B,C,h,w] of every term; all terms of one network go in one batched call."""
+        """Noise predictions [B,C,h,w] of every term; all terms of one network go in one batched call.
+
+        Several processes divide its rows among them; those of an object stay together where the prior answers them together.
+        """
+        unit = step.views if "multiview" in self.prior.capabilities else 1
         found: dict[Term, Tensor] = {}
         for net in dict.fromkeys(term.net for term in terms):
             asked = tuple(term for term in dict.fromkeys(terms) if term.net == net)
             noisy = [states[term.state] for term in asked]
             cond = Conditioning.stack([self.conditioning(term, step) for term in asked])
-            eps = self.network(net).predict_noise(torch.cat([n.z_t for n in noisy]), torch.cat([n.t for n in noisy]), cond)
+            z_t, t, network = torch.cat([n.z_t for n in noisy]), torch.cat([n.t for n in noisy]), self.network(net)
+            eps = ranks.divided(partial(predicted, network, z_t, t, cond), len(z_t), unit)
             found |= dict(zip(asked, eps.split(step.views), strict=True))
         return found
 
@@ -73,6 +80,13 @@ class Teacher:
         c2w = step.cameras.c2w if term.camera else torch.zeros_like(step.cameras.c2w)
         given = {"text": step.text(term.cond), "c2w": c2w, "fovy": step.cameras.fovy} | step.rule.conditions(term, step)
         return Conditioning(**given, views=step.views)
+
+
+def predicted(network: Prior | Critic, z_t: Tensor, t: Tensor, cond: Conditioning, rows: slice) -> Tensor:
+    """Noise prediction of a network for some rows of a batch."""
+    if rows == slice(0, len(z_t)):
+        return network.predict_noise(z_t, t, cond)
+    return network.predict_noise(z_t[rows], t[rows], cond.select(torch.arange(rows.start, rows.stop)))
 
 
 @dataclass(frozen=True)
@@ -235,7 +249,7 @@ def distill(
     """Loss of a residual rule on rendered views.
 
     Args:
-        rgb: [B,H,W,3] in [0,1], the views of one object, with gradient.
+        rgb: [B,H,W,3] in [0,1], the views of one object, with gradient; where several processes share the step, to their part.
         cameras: of the views.
         draws: keyed on the step; its views are the rows of `rgb`.
         total: steps of the stage, for what depends on the progress.
@@ -254,7 +268,8 @@ def distill(
     draws = of_pictures(draws, len(x))
     on_latent, on_pixels = rule.space in ("latent", "both"), rule.space in ("pixel", "both")
     with torch.set_grad_enabled(on_latent and torch.is_grad_enabled()):
-        z = prior.encode(x)
+        whole = len(x) != len(rgb)  # pictures of several views, which have gradient in more than this process' part
+        z = prior.encode(x) if whole else ranks.divided(lambda rows: prior.encode(x[rows]), len(x))
     t = sample_timestep(rule, prior.alphas_cumprod, draws, total)
     step = Step(rule, teacher, z.detach(), t, cameras, draws, total, inputs or {})
     with torch.no_grad():

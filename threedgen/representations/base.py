@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from threedgen import ranks
 from threedgen.cameras import Cameras
 from threedgen.draws import Draws
 from threedgen.ops.ray_march import ray_indices
@@ -105,8 +107,16 @@ class Render:
 
     def reshaped(self, shape: tuple[int, ...]) -> Render:
         """The same with the leading axes of another shape."""
+        return replace(self, **{name: image.reshape(*shape, -1) for name, image in self.images().items()})
+
+    def gathered(self, rows: int) -> Render:
+        """The images of all processes, which have rendered a part of the views or rays each; what regularizers look at stays the own."""
+        return replace(self, **{name: ranks.gathered(image, rows) for name, image in self.images().items()})
+
+    def images(self) -> dict[str, Tensor]:
+        """What there is of colours, coverage, depth and normals."""
         images = {name: getattr(self, name) for name in ("rgb", "alpha", "depth", "normal")}
-        return replace(self, **{name: image.reshape(*shape, -1) for name, image in images.items() if image is not None})
+        return {name: image for name, image in images.items() if image is not None}
 
 
 @dataclass
@@ -140,7 +150,13 @@ def fits(other: nn.Module, module: nn.Module, ignoring: str = "\0") -> bool:
 
 
 class Representation(nn.Module):
-    """A 3D object that can be optimized through its rendering. It knows nothing of diffusion."""
+    """A 3D object that can be optimized through its rendering. It knows nothing of diffusion.
+
+    Attributes:
+        noted: names of buffers to which a backward pass adds something of each view: sums over the views of a step.
+    """
+
+    noted: ClassVar[tuple[str, ...]] = ()
 
     @property
     def scenes(self) -> tuple[Representation, ...]:

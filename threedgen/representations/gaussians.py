@@ -51,6 +51,7 @@ class GaussianCloud(Representation):
     Buffers: alive [P] bool; degree, the degree of harmonics in use; grad_sum, grad_count [P], statistics for densification.
     """
 
+    noted = ("grad_sum", "grad_count")
     alive: Tensor
     degree: Tensor
     grad_sum: Tensor

@@ -49,14 +49,20 @@ def write_checkpoint(system: pl.LightningModule, optimizer: torch.optim.Optimize
     Raises:
         UserError: it cannot be written; older ones stay.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in system.state_dict().items()}
-    for name, parameter in system.named_parameters():
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{MOMENTS}.{name}/{kind}"] = value.detach().cpu().contiguous()
+    tensors = tensors_of(system, optimizer)
     metadata = {"format": FORMAT, "step": str(step), "settings": settings, "digest": digest(tensors, step, settings)}
     content = save(tensors, metadata=metadata)
     with replacing(path, keep=previous(path)) as partial:
         partial.write_bytes(content)
+
+
+def tensors_of(system: pl.LightningModule, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All that a state holds, by name, on the CPU."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in system.state_dict().items()}
+    for name, parameter in system.named_parameters():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{MOMENTS}.{name}/{kind}"] = value.detach().cpu().contiguous()
+    return tensors
 
 
 def previous(path: Path) -> Path:

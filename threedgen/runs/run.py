@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from threedgen.config.naming import run_folder
 from threedgen.config.schema import ExportSettings, RunSettings
@@ -26,6 +27,7 @@ from threedgen.representations.base import Representation
 from threedgen.runs.build import build_representation, pick_device
 from threedgen.runs.callbacks import Previews, Progress, Status
 from threedgen.runs.checkpoints import Checkpoints, State, signals_kept
+from threedgen.runs.devices import Processes, SameStart, SharedSteps, check_devices, helped, share_threads
 from threedgen.runs.folder import RunFolder, environment
 from threedgen.runs.health import HealthMonitor
 from threedgen.runs.rescue import Rescue
@@ -100,6 +102,9 @@ def _work(settings: RunSettings, stages: list[Stage], folder: RunFolder, resume:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
+    check_devices(settings.devices, device)
+    if not settings.threads:
+        share_threads(settings.devices, device)
     write_json(folder.path / "environment.json", environment(device))
     teachers = Teachers(settings, device, folder.prompts)
     check_ahead(stages, teachers, folder)
@@ -150,15 +155,47 @@ def finished(stage: Stage, state: State, device: str) -> Representation:
 
 def fit(system: Distillation, stage: Stage, settings: RunSettings, folder: RunFolder, device: str, state: State | None = None) -> None:
     """Run the steps of a stage under the Lightning Trainer, those that a state has not done yet."""
-    steps, done, name = stage.settings.steps, state.step if state else 0, stage.name
+    done, name = state.step if state else 0, stage.name
     log = f"{name}-{done}" if done else name
     shutil.rmtree(folder.logs / log, ignore_errors=True)
-    with quiet_lightning(), quiet_log_writer(), signals_kept():
-        trainer = _trainer(stage, log, settings, folder, device, state)
+    loggers = [TensorBoardLogger(folder.logs, name=None, version=log), CSVLogger(folder.logs, name=None, version=log)]
+    callbacks = [
+        Progress(name),
+        Status(folder, name),
+        Previews(folder, name, settings.preview_every),
+        X0Previews(folder, name, settings.x0_preview_every),
+        Rescue(stage.checkpoint(folder), stage.digest),
+        HealthMonitor(folder),
+        Checkpoints(stage.checkpoint(folder), settings.checkpoint_every, stage.digest, state),
+    ]
+    if settings.devices > 1:
+        callbacks.append(SameStart(done))
+    with quiet_log_writer(), helped(folder.path, name, settings.devices, device, done):
+        run_steps(system, stage, settings.devices, device, done, callbacks, loggers)
+
+
+def run_steps(
+    system: Distillation, stage: Stage, devices: int, device: str, done: int, callbacks: list[Callback], logger: list[Logger] | bool
+) -> None:
+    """Run the steps of a stage that are not done yet, as one of as many processes as there are devices."""
+    with quiet_lightning(), signals_kept():
+        trainer = pl.Trainer(
+            accelerator="gpu" if device == "cuda" else "cpu",
+            devices=devices,
+            strategy="auto" if devices == 1 else SharedSteps(cluster_environment=Processes()),
+            max_steps=stage.settings.steps,
+            logger=logger,
+            callbacks=callbacks,
+            log_every_n_steps=10,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            num_sanity_val_steps=0,
+        )
         # Lightning counts steps here; a run that goes on begins to count where it stopped.
         trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = done
         try:
-            trainer.fit(system, train_dataloaders=range(done, steps))
+            trainer.fit(system, train_dataloaders=range(done, stage.settings.steps))
         except Stopped:
             raise
         except SystemExit as stop:
@@ -166,30 +203,6 @@ def fit(system: Distillation, stage: Stage, settings: RunSettings, folder: RunFo
             if not trainer.interrupted:
                 raise
             raise KeyboardInterrupt from stop
-
-
-def _trainer(stage: Stage, log: str, settings: RunSettings, folder: RunFolder, device: str, state: State | None) -> pl.Trainer:
-    name = stage.name
-    return pl.Trainer(
-        accelerator="gpu" if device == "cuda" else "cpu",
-        devices=1,
-        max_steps=stage.settings.steps,
-        logger=[TensorBoardLogger(folder.logs, name=None, version=log), CSVLogger(folder.logs, name=None, version=log)],
-        callbacks=[
-            Progress(name),
-            Status(folder, name),
-            Previews(folder, name, settings.preview_every),
-            X0Previews(folder, name, settings.x0_preview_every),
-            Rescue(stage.checkpoint(folder), stage.digest),
-            HealthMonitor(folder),
-            Checkpoints(stage.checkpoint(folder), settings.checkpoint_every, stage.digest, state),
-        ],
-        log_every_n_steps=10,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-    )
 
 
 @contextmanager

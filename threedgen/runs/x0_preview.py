@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
 
+from threedgen import ranks
 from threedgen.guidance.estimates import clean_estimates
 from threedgen.runs.callbacks import PREVIEW_SIZE, PREVIEW_VIEWS, write_picture
 from threedgen.runs.folder import RunFolder
@@ -29,7 +30,9 @@ class X0Previews(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, Distillation)
         if self.every and trainer.global_step % self.every == 0:
-            write_x0_preview(pl_module, trainer.global_step - 1, self.folder.previews / f"{self.stage}-x0-{trainer.global_step:06d}.png")
+            path = self.folder.previews / f"{self.stage}-x0-{trainer.global_step:06d}.png"
+            with ranks.alone():
+                write_x0_preview(pl_module, trainer.global_step - 1, path)
 
 
 def write_x0_preview(system: Distillation, step: int, path: Path) -> None:

@@ -10,10 +10,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from threedgen import ranks
 from threedgen.cameras import OrbitSampler
 from threedgen.config.schema import StageSettings
 from threedgen.data.posed_images import PosedImages
 from threedgen.draws import Draws
+from threedgen.errors import UserError
 from threedgen.guidance.core import Teacher
 from threedgen.representations.base import Representation
 from threedgen.schedule import at
@@ -29,7 +31,8 @@ class Distillation(pl.LightningModule):
     """One stage: cameras -> render -> guidance -> loss, with penalties, schedules and the representation's own upkeep.
 
     The teacher is a prior with its prompts, or the posed images of a fit; cameras and objective are those it asks for.
-    A batch is the index of the step; nothing but (seed, step, view) decides what is drawn.
+    A batch is the index of the step; nothing but (seed, step, view) decides what is drawn. Where several processes share the steps
+    (threedgen.ranks), each renders a part of the views and has the gradient of these; all of them take the same steps, to the bit.
 
     Attributes:
         refused: why the last step was left out; empty where it was taken. BROKEN where the parameters are not finite any more.
@@ -82,6 +85,7 @@ class Distillation(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """A step without gradients changes nothing, so that is what one becomes whose numbers are not finite."""
+        ranks.add_gradients(self.representation.parameters())
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         self.gradient = norm_of(gradients)
         if not are_finite(self.seen):
@@ -105,9 +109,17 @@ class Distillation(pl.LightningModule):
         if self.refused:
             put_back(self.representation, before)
         else:
+            self.add_notes(before)
             self.keep_up()
         if not are_finite(self.representation.parameters()):
             self.refused = BROKEN
+
+    def add_notes(self, before: dict[str, Tensor]) -> None:
+        """Put together what the processes have noted of their views since the buffers were like this (`Representation.noted`)."""
+        for name, value in before.items() if ranks.count() > 1 else ():
+            if name.rpartition(".")[2] in self.representation.scenes[0].noted:
+                buffer = self.representation.get_buffer(name)
+                buffer.copy_(value + ranks.added(buffer - value))
 
     def keep_up(self) -> None:
         """The representation's upkeep, with the moments forgotten of rows that stand for something else now."""
@@ -125,5 +137,7 @@ class Distillation(pl.LightningModule):
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            if ranks.count() > 1:  # the others wait for the results of this pass
+                raise UserError("memory ran out: lower cameras.resolution, or set devices=1, which tries again in smaller parts") from error
             return True
         return False

@@ -13,7 +13,7 @@ from threedgen.evaluation.ssim import ssim
 from threedgen.guidance.images import Images
 from threedgen.representations.base import Render, Representation
 from threedgen.schedule import at
-from threedgen.systems.objectives import Lesson, Objective
+from threedgen.systems.objectives import Lesson, Objective, rays_of, views_of
 
 
 class ImagesObjective(Objective):
@@ -39,8 +39,7 @@ class ImagesObjective(Objective):
         pixel = torch.randint(views * height * width, (count,), generator=rng).to(images.rgb.device)
         place = (pixel // (height * width), pixel // width % height, pixel % width)
         origins, directions = images.cameras.rays_through(*place)
-        jitter = torch.rand(count, generator=draws.shared("ray_jitter")).to(origins)
-        render = representation.render_rays(origins, directions, jitter, normals=normals)
+        render = rays_of(representation, origins, directions, draws, normals)
         backdrop = draws.shared_uniform("image_background", (count, 3))
         return Lesson(*self.compared(render, place, backdrop, draws.step))
 
@@ -49,7 +48,7 @@ class ImagesObjective(Objective):
         images = self.images
         order = torch.randperm(len(images), generator=draws.shared("image_views"))
         views = order[: self.guidance.views].to(images.rgb.device)
-        render = representation.render(images.cameras[views], draws=draws, normals=normals)
+        render = views_of(representation, images.cameras[views], draws, normals)
         backdrop = draws.shared_uniform("image_background", (len(views), 1, 1, 3))
         return Lesson(*self.compared(render, (views,), backdrop, draws.step))
 

@@ -11,6 +11,7 @@ from skimage import measure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from threedgen import ranks
 from threedgen.cameras import Cameras, OrbitSampler
 from threedgen.draws import Draws
 from threedgen.errors import UserError
@@ -50,6 +51,22 @@ class Objective(nn.Module):
         """Leave the teacher as it was, when the last step is done."""
 
 
+def views_of(representation: Representation, cameras: Cameras, draws: Draws | None, normals: bool = False) -> Render:
+    """A rendering of all views, of which this process has made its part.
+
+    Args:
+        draws: whose views are the cameras, or from which what all views share is drawn; None where nothing is random.
+    """
+    own = ranks.part(len(cameras))
+    return representation.render(cameras[own], draws=None if draws is None else draws.of(own), normals=normals).gathered(len(cameras))
+
+
+def rays_of(representation: Representation, origins: Tensor, directions: Tensor, draws: Draws, normals: bool) -> Render:
+    """What single rays [R,3] see, of which this process has cast its part."""
+    jitter, own = torch.rand(len(origins), generator=draws.shared("ray_jitter")).to(origins), ranks.part(len(origins))
+    return representation.render_rays(origins[own], directions[own], jitter[own], normals=normals).gathered(len(origins))
+
+
 class ResidualObjective(Objective):
     """Renders the views of the step and asks the rule for its gradient."""
 
@@ -62,7 +79,7 @@ class ResidualObjective(Objective):
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
         cameras = self.sampler.sample(draws, turn=draws.step // len(representation.scenes))
-        render = representation.render(cameras, draws=draws, normals=normals)
+        render = views_of(representation, cameras, draws, normals)
         if self.trainer is not None and self.trainer.rule.path_steps and draws.step == 0:
             self.trainer.begin(self.first_renderings(representation, draws, self.trainer.rule.path_steps))
         out = self.distilled(render.rgb, cameras, draws)
@@ -81,7 +98,7 @@ class ResidualObjective(Objective):
         for number in range(count):
             early = Draws(draws.seed, number, draws.views, draws.device)
             cameras = self.sampler.sample(early, turn=number // len(representation.scenes))
-            yield self.distilled(representation.render(cameras, draws=early).rgb, cameras, early).step
+            yield self.distilled(views_of(representation, cameras, early).rgb, cameras, early).step
 
     def distilled(self, rgb: Tensor, cameras: Cameras, draws: Draws) -> GuidanceOutput:
         return distill(self.rule, self.teacher, rgb, cameras, draws, total=self.total)
@@ -168,7 +185,7 @@ class ReconstructionObjective(Objective):
     def ask(self, representation: Representation, draws: Draws) -> bool:
         """Put the targets of a new round into the bank, where they are finite; whether they are."""
         cameras = self.sampler.sample(draws, turn=int(self.bank.rounds))
-        rgb = representation.render(cameras).rgb
+        rgb = views_of(representation, cameras, None).rgb
         targets = self.guidance.targets(self.teacher, rgb, cameras, draws)
         if not are_finite([targets]):
             return False
@@ -184,7 +201,7 @@ class ReconstructionObjective(Objective):
         due = self.guidance.asks(draws.step) or not int(self.bank.rounds)
         answered = self.asked == draws.step or not due or self.ask(representation, draws)  # once, also where the step is done again
         if not int(self.bank.rounds):
-            render = representation.render(self.sampler.sample(draws), draws=draws, normals=normals)
+            render = views_of(representation, self.sampler.sample(draws), draws, normals)
             return Lesson(render.rgb.sum() * torch.nan, render)
         render, target, empty = self.seen(representation, draws, normals)
         loss = F.l1_loss(render.rgb, target) + F.mse_loss(render.rgb, target)
@@ -197,11 +214,10 @@ class ReconstructionObjective(Objective):
         """A rendering of what is fitted in this step, its target colours, and where these are background."""
         if representation.casts_rays:
             origins, directions, target, empty = self.bank.random_rays(self.guidance.rays, draws)
-            jitter = torch.rand(len(origins), generator=draws.shared("ray_jitter")).to(origins)
-            return representation.render_rays(origins, directions, jitter, normals=normals), target, empty
+            return rays_of(representation, origins, directions, draws, normals), target, empty
         pixels = self.bank.images.shape[2] ** 2
         cameras, target, empty = self.bank.random_views(max(1, self.guidance.rays // pixels), draws)
-        return representation.render(cameras, draws=draws, normals=normals), target, empty
+        return views_of(representation, cameras, draws, normals), target, empty
 
 
 def check_teachable(guidance: Rule | IM3D, prior: Prior) -> None:

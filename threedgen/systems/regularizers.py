@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from threedgen.config.schema import RegularizerSettings
+from threedgen import ranks
+from threedgen.config.schema import PENALTIES_OF_A_KIND, RegularizerSettings
 from threedgen.ops.adjacency import adjacent_edges
 from threedgen.representations.base import Blobs, Mesh, Render, Samples
 from threedgen.representations.mesh import face_normals
@@ -53,7 +54,7 @@ def means(of: Sequence[SamplePenalty], render: Render) -> Tensor:
         pairs = [penalty.totals(samples) for penalty in of]
         return torch.stack([torch.stack([total.double(), torch.as_tensor(count).to(total).double()]) for total, count in pairs])
 
-    total, count = render.samples.summed(measure).unbind(1)
+    total, count = ranks.added(render.samples.summed(measure)).unbind(1)
     return (total / count.detach().clamp(min=1)).to(render.alpha.dtype)
 
 
@@ -207,6 +208,7 @@ def penalties(settings: RegularizerSettings, render: Render, step: int) -> dict[
     on = {name: PENALTIES[name] for name, w in weights.items() if w > 0}
     along = {name: penalty for name, penalty in on.items() if isinstance(penalty, SamplePenalty)}
     values = {name: penalty(render) for name, penalty in on.items() if name not in along}
+    values |= {name: ranks.alike(value) for name, value in values.items() if name in PENALTIES_OF_A_KIND}  # of the object, not of views
     if along:
         values |= dict(zip(along, means(list(along.values()), render), strict=True))
     return {name: weights[name] * values[name] for name in on}
