@@ -28,7 +28,8 @@ from threedgen.systems.distillation import Distillation
 
 def end_with_input() -> None:
     """End the process where its standard input ends, which the first process holds."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):  # not by the file object, whose lock would be held when the interpreter ends
+        pass
     os._exit(0)
 
 
