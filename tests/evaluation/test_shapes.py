@@ -1,7 +1,5 @@
 """Distances between surfaces against closed forms."""
 
-import math
-
 import pytest
 import torch
 import trimesh

@@ -17,7 +17,6 @@ from threedgen.config.schema import StageSettings
 from threedgen.config.source import Source
 from threedgen.errors import UserError
 
-
 KINDS = ("guidance", "representation")  # in the order their recipes are put on top of each other
 
 

@@ -248,14 +248,23 @@ class MeshSettings(SurfaceSettings):
 
     resolution: int = setting(64, "cells along an axis of the grid that the first mesh is made on", unit="cells", low=4, high=256)
     capacity: int = setting(10_000, "most vertices there may ever be; there are twice as many triangles", low=16, high=2_000_000)
-    edge: Any = setting(0.04, "length of the edges; where the surface rests they become shorter", unit="scene radii", low=1e-4, scheduled=True)
-    edge_range: list[float] = setting(
-        [0.5, 1.5], "shortest and longest edge, as shares of edge", low=0.05, high=20.0, **INTERVAL
+    edge: Any = setting(
+        0.04, "length of the edges; where the surface rests they become shorter", unit="scene radii", low=1e-4, scheduled=True
+    )
+    edge_range: list[float] = setting([0.5, 1.5], "shortest and longest edge, as shares of edge", low=0.05, high=20.0, **INTERVAL)
+    spread: int = setting(
+        8,
+        "sweeps that spread the gradients over the neighbours of a vertex, so that parts of the surface move and not single vertices",
+        low=0,
+        high=1000,
     )
     remesh_every: int = setting(5, "steps between turns of remeshing; 0 keeps the first mesh", unit="steps", low=0)
     remesh_until: int = setting(1_000_000, "last step that remeshes", unit="steps", low=0)
     gain: float = setting(
-        0.2, "how fast edges become longer where the surface moves steadily and shorter where it rests; 0 leaves them alone", low=0.0, high=5.0
+        0.2,
+        "how fast edges become longer where the surface moves steadily and shorter where it rests; 0 leaves them alone",
+        low=0.0,
+        high=5.0,
     )
 
 

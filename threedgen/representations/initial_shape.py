@@ -15,7 +15,6 @@ from threedgen.config.schema import SurfaceSettings
 from threedgen.representations.base import Mesh
 from threedgen.representations.mesh_loading import load_mesh
 
-
 Distance = Callable[[Tensor], Tensor]  # signed distances [N] of points [N,3], negative inside
 
 
