@@ -101,7 +101,7 @@ def test_normal_maps_bend_a_mesh(tmp_path):
     (data / "transforms_train.json").write_text(json.dumps(document))
     stage = "stages.fusion"
     words = [word.replace(STAGE, stage) for word in TINY if "rays" not in word]
-    words += [f"{stage}.{setting}" for setting in ("steps=15", "representation.edge=0.12", "representation.resolution=20")]
+    words += [f"{stage}.{setting}" for setting in ("steps=20", "representation.edge=0.12", "representation.resolution=20")]
     settings = load("isomer", [f"data={data}", f"output={tmp_path / 'runs'}", *words]).settings
     folder = execute(settings, "isomer").folder
     (log,) = folder.glob("logs/*/metrics.csv")
