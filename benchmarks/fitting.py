@@ -115,10 +115,10 @@ def fitted(model: Path, name: str, config: str, representation: str, data: Path,
     result = execute(settings, "fitting")
     seconds, processor_seconds = time.monotonic() - started, time.process_time() - worked
     metrics = json.loads((result.folder / "metrics.json").read_text())
-    scores = (metrics[f"test/{score}"] for score in ("psnr_foreground", "psnr", "ssim"))
+    scores = {score: metrics[f"test/{score}"] for score in ("psnr_foreground", "psnr", "ssim")}
     like = shape_score(model, result.folder, result.files["glb"])
     used = name_of(next(iter(settings.stages.values())).representation)
-    return Fit(name, used, *scores, like.f_score, like.chamfer, like.normal_consistency, seconds, processor_seconds)
+    return Fit(name, used, **scores, **vars(like), seconds=seconds, processor_seconds=processor_seconds)
 
 
 def shape_score(model: Path, run: Path, glb: Path) -> Likeness:

@@ -55,6 +55,9 @@ class ChannelCritic(nn.Module):
         mixed = torch.einsum("oc,bchw->bohw", self.block.mix.to(z_t), z_t)
         return self.predict(z_t, t, cond) + mixed + self.bias.to(z_t)[:, None, None]
 
+    def close(self) -> None:
+        """Nothing of it lies on the prior."""
+
 
 class ToldGaussianPrior(GaussianMixturePrior):
     """A Gaussian whose mean is moved by all that a network can be told, by each in a way of its own.
@@ -126,6 +129,9 @@ class FreeCritic(nn.Module):
     def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         self.seen = (z_t, t, cond)
         return self.prediction.expand_as(z_t)
+
+    def close(self) -> None:
+        """Nothing of it lies on the prior."""
 
 
 def gaussian_prior(size: int = 6, seed: int = 0) -> GaussianMixturePrior:

@@ -40,8 +40,8 @@ def runs(monkeypatch, tmp_path):
     room.calls = []
     room.does = lambda folder: None
 
-    def execute(settings, config_name, command, sources, resume):
-        assert resume == ("--resume" in command)
+    def execute(settings, config_name, command, sources, resume, last, first):
+        assert (resume, last, first) == ("--resume" in command, "", "")
         assert sources["prompt"] == "command line"
         folder = run_folder(settings, config_name)
         room.calls.append((settings, config_name, command))

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from threedgen.config.arguments import Arguments, parse
+from threedgen.config.arguments import AUTO, Arguments, parse
 from threedgen.errors import Stopped, UserError
 
 OK, INTERNAL_ERROR, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -51,7 +51,7 @@ def _dispatch(arguments: Arguments, words: Sequence[str], folder: list[Path]) ->
         answers.print_list(arguments.list)
     elif arguments.explain is not None:
         answers.print_explanation(arguments.explain)
-    elif not arguments.config:
+    elif not arguments.config and arguments.resume in ("", AUTO):
         raise UserError("name a config: --config quickstart (--list configs shows them, --help explains the rest)")
     elif arguments.print_config:
         answers.print_config(arguments.config, arguments.overrides)
@@ -80,18 +80,22 @@ def _dry_run(arguments: Arguments) -> None:
 
 
 def _run(arguments: Arguments, words: Sequence[str], folder: list[Path]) -> None:
-    from threedgen.config.loader import load
+    from threedgen.config.loader import load, load_run
     from threedgen.config.naming import run_folder
     from threedgen.config.requirements import check_output
 
-    loaded = load(arguments.config, arguments.overrides)
+    if arguments.resume in ("", AUTO):
+        loaded = load(arguments.config, arguments.overrides)
+    else:
+        loaded = load_run(arguments.resume, arguments.overrides, arguments.config)
     check_output(loaded.settings.output)
     folder.append(run_folder(loaded.settings, loaded.name))
     _say_dropped(len(loaded.dropped))
     from threedgen.runs.run import execute
 
     sources = {key: str(source) for key, source in loaded.sources.items()}
-    result = execute(loaded.settings, loaded.name, shlex.join(["threedgen", *words]), sources, arguments.resume)
+    command = shlex.join(["threedgen", *words])
+    result = execute(loaded.settings, loaded.name, command, sources, bool(arguments.resume), arguments.until, arguments.begin)
     print(f"Done in {_duration(result.seconds)}.")
     for kind, path in result.files.items():  # no table: a path must not be wrapped
         print(f"  {TITLES.get(kind, kind.upper()).ljust(9)}  {path}")

@@ -180,7 +180,7 @@ def test_backgrounds() -> None:
     torch.testing.assert_close(random[:, 0, 0], colours)
     assert (tetrahedral(background="black").render(cameras).rgb[:, 0, 0] == 0).all()
     learned = tetrahedral(background="learned")
-    assert [group["name"] for group in learned.param_groups(0.1, 0.2)] == ["shape", "color", "background"]
+    assert [group["name"] for group in learned.param_groups(0.1, 0.2)] == ["geometry", "appearance", "background"]
     assert sum(len(group["params"]) for group in learned.param_groups(0.1, 0.2)) == len(list(learned.parameters()))
 
 

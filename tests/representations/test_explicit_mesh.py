@@ -146,6 +146,17 @@ def test_gradients_reach_the_vertices_spread() -> None:
     torch.testing.assert_close(gradients[1], spread(gradients[0], surface.faces, 4))
 
 
+def test_it_takes_over_what_a_stage_before_has_made() -> None:
+    other = triangle_mesh(shape="ellipsoid", shape_axes=[1.0, 0.7, 1.3], resolution=20)
+    field = triangle_mesh(shape_radius=0.3)
+    field.start_from(other)
+    assert volume(field) == pytest.approx(volume(other), rel=0.08)
+    smaller = ExplicitMesh(dataclasses.replace(SMALL, capacity=1200))
+    smaller.start_from(other)
+    assert volume(smaller) == pytest.approx(volume(other), rel=0.08)
+    assert (adjacent_edges(smaller.surface().faces) >= 0).all()
+
+
 def test_what_cannot_start_or_has_diverged_is_named() -> None:
     with pytest.raises(UserError, match="capacity 50: raise it"):
         triangle_mesh(capacity=50)

@@ -43,13 +43,13 @@ class Crash(Exception):
     """Ends a run like a crash."""
 
 
-def crash_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have runs crash at the end of a step, after its checkpoint if there is one."""
+def crash_after(step: int, monkeypatch: pytest.MonkeyPatch, stage: str = "coarse") -> None:
+    """Have runs crash at the end of a stage's step, after its checkpoint if there is one."""
     write = Checkpoints.on_train_batch_end
 
     def crash(self, trainer, *rest) -> None:
         write(self, trainer, *rest)
-        if trainer.global_step == step:
+        if trainer.global_step == step and self.path.stem == stage:
             raise Crash
 
     monkeypatch.setattr(Checkpoints, "on_train_batch_end", crash)

@@ -5,6 +5,7 @@ from tests.oracles import ChannelCritic, Prompts, two_image_prior
 from tests.runs.conftest import STAGE
 from threedgen.guidance.core import Teacher
 from threedgen.runs import estimate as module
+from threedgen.runs import stages
 from threedgen.runs.estimate import estimate
 
 
@@ -36,7 +37,7 @@ def trainable(monkeypatch):
             return super().predict_noise(*given)
 
     prior.critic = lambda *_: Counting(prior)
-    monkeypatch.setattr(module, "build_teacher", lambda *_: Teacher(prior, Prompts(prior, "red")))
+    monkeypatch.setattr(stages, "build_teacher", lambda *_: Teacher(prior, Prompts(prior, "red")))
     return calls
 
 

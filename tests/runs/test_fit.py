@@ -12,7 +12,7 @@ from tests.runs.conftest import MICRO, only_run, status_of
 from threedgen.cli import main
 from threedgen.config.loader import load
 from threedgen.representations.mesh import load_mesh, render_mesh
-from threedgen.runs import run
+from threedgen.runs import stages
 from threedgen.runs.estimate import estimate
 from threedgen.runs.run import execute
 
@@ -36,7 +36,7 @@ def test_a_fit_leaves_asset_scores_and_placement_and_loads_no_prior(data, tmp_pa
     def untouched(*_):
         raise AssertionError("a fit has no prior")
 
-    monkeypatch.setattr(run, "build_teacher", untouched)
+    monkeypatch.setattr(stages, "build_teacher", untouched)
     settings = load("fit", [f"data={data}", f"output={tmp_path / 'runs'}", "representation=hashgrid", *SMALL]).settings
     result = execute(settings, "fit")
     assert result.files["glb"].name == "a-barrel.glb"
@@ -79,7 +79,7 @@ TINY = [word for word in SMALL if not word.endswith(("samples=32", "occupancy_re
 def test_a_surface_starts_from_the_hull_of_the_silhouettes(tmp_path, representation):
     """With no step to speak of, the outlines already are right: the hull of 16 views of a barrel is nearly the barrel."""
     data = write_blender(tmp_path / "d", {split: barrel_views(ring(16, 48, 48)) for split in ("train", "test")})
-    words = [f"{STAGE}.steps=1", f"{STAGE}.representation.resolution=32"]
+    words = [f"{STAGE}.steps=1", f"{STAGE}.representation.resolution=24"]
     words += [f"{STAGE}.representation.edge=0.08"] if representation == "mesh" else []
     settings = load("fit", [f"data={data}", f"output={tmp_path / 'runs'}", f"representation={representation}", *TINY, *words]).settings
     metrics = json.loads((execute(settings, "fit").folder / "metrics.json").read_text())
@@ -101,7 +101,7 @@ def test_normal_maps_bend_a_mesh(tmp_path):
     (data / "transforms_train.json").write_text(json.dumps(document))
     stage = "stages.fusion"
     words = [word.replace(STAGE, stage) for word in TINY if "rays" not in word]
-    words += [f"{stage}.{setting}" for setting in ("steps=20", "representation.edge=0.12", "representation.resolution=20")]
+    words += [f"{stage}.{setting}" for setting in ("steps=20", "representation.edge=0.08", "representation.resolution=28")]
     settings = load("isomer", [f"data={data}", f"output={tmp_path / 'runs'}", *words]).settings
     folder = execute(settings, "isomer").folder
     (log,) = folder.glob("logs/*/metrics.csv")

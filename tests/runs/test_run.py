@@ -113,7 +113,7 @@ def test_an_unexpected_error_marks_the_run_as_failed(micro, tmp_path, monkeypatc
 
 
 def test_a_hostile_prompt_stays_below_the_output(micro, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_work", lambda settings, folder, resume: {})
+    monkeypatch.setattr(run, "_work", lambda *_: {})
     for prompt in ("../../barrel", "/etc/barrel", "barrel\0\n\u202e${x}", "b" * 5000 + "arrel", "..", "\U0001f6e2"):
         settings = micro()
         settings.prompt = prompt
@@ -126,14 +126,6 @@ def test_a_hostile_prompt_stays_below_the_output(micro, tmp_path, monkeypatch):
 def test_a_prompt_the_prior_does_not_know_is_bad_input(micro):
     with pytest.raises(UserError, match="the analytic prior does not know"):
         execute(micro("prompt=a teapot"), "quickstart")
-
-
-def test_several_stages_are_refused_before_anything_is_written(micro, tmp_path):
-    settings = micro()
-    settings.stages["fine"] = settings.stages["coarse"]
-    with pytest.raises(UserError, match="coarse, fine"):
-        execute(settings, "quickstart")
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_state_of_a_run_is_the_state_of_its_stage(micro):

@@ -24,11 +24,13 @@ RUN = [
     ("--config NAME", "config to run: a shipped one by its name, or the path of a YAML file"),
     ("KEY=VALUE ...", "settings that differ from the config, by dotted key; text needs no quotes but the shell's"),
     ("KIND=NAME ...", f"short for stages.NAME.KIND.type=NAME in a config with one stage; KIND is {', '.join(short_words())}"),
+    ("--resume [RUN]", "go on from the newest checkpoint of the same settings, or of the run in a folder; without one, begin"),
+    ("--until STAGE", "end after this stage, and export what it made"),
+    ("--from STAGE", "do this stage and those after it anew; those before it are taken as they are"),
     ("--dry-run", "check everything, estimate time and memory, start nothing"),
 ]
 ASK = [
     ("--list WHAT", f"what there is to choose from: {', '.join(LISTS)}"),
-    ("--resume", "go on from the newest checkpoint of the same settings, to the same bytes; without one, begin"),
     ("--print-config", "every setting with its value and where it came from; the output is a config itself"),
     ("--explain [KEY]", "meaning, unit, range and default of a key, of a group, or of all keys"),
     ("--version", "version of threedgen"),

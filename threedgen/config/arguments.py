@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from threedgen.config.listing import LISTS
@@ -12,12 +13,20 @@ from threedgen.config.source import shown
 from threedgen.config.suggest import choose
 from threedgen.errors import UserError
 
-OPTIONS = ("--config", "--dry-run", "--explain", "--help", "--list", "--print-config", "--resume", "--traceback", "--version")
+AUTO = "auto"
+OPTIONS = ("--config", "--dry-run", "--explain", "--from", "--help", "--list", "--print-config", "--resume", "--traceback", "--until")
+OPTIONS += ("--version",)
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What was asked for; `explain` is None unless asked, then a key, a group or "" for all."""
+    """What was asked for.
+
+    Attributes:
+        explain: None unless asked, then a key, a group or "" for all.
+        resume: "auto", the folder of a run, or "" where nothing is gone on with.
+        until, begin: names of stages, or "".
+    """
 
     config: str
     overrides: list[str]
@@ -27,7 +36,9 @@ class Arguments:
     version: bool
     print_config: bool
     dry_run: bool
-    resume: bool
+    resume: str
+    until: str
+    begin: str
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,11 +52,14 @@ def parse(words: Sequence[str]) -> Arguments:
     parser.add_argument("--config", default="", metavar="NAME")
     parser.add_argument("--list", metavar="WHAT")
     parser.add_argument("--explain", nargs="?", const="", metavar="KEY")
-    for flag in ("--print-config", "--dry-run", "--resume", "--traceback", "--version"):
+    parser.add_argument("--resume", nargs="?", const=AUTO, metavar="RUN")
+    parser.add_argument("--until", default="", metavar="STAGE")
+    parser.add_argument("--from", dest="begin", default="", metavar="STAGE")
+    for flag in ("--print-config", "--dry-run", "--traceback", "--version"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     try:
-        found, overrides = parser.parse_known_args(list(words))
+        found, overrides = parser.parse_known_args(_resume_apart(words))
     except argparse.ArgumentError as error:
         parser.error(str(error))
     for word in overrides:
@@ -55,8 +69,27 @@ def parse(words: Sequence[str]) -> Arguments:
     if found.list is not None and found.list not in LISTS:
         raise UserError(f"--list {shown(found.list)}: {choose(found.list, LISTS)}")
     return Arguments(
-        found.config, overrides, found.list or "", found.explain, found.help, found.version, found.print_config, found.dry_run, found.resume
+        found.config,
+        overrides,
+        found.list or "",
+        found.explain,
+        found.help,
+        found.version,
+        found.print_config,
+        found.dry_run,
+        found.resume or "",
+        found.until,
+        found.begin,
     )
+
+
+def _resume_apart(words: Sequence[str]) -> list[str]:
+    """The words, where --resume stands before a setting as --resume=auto: a setting is not the folder of a run."""
+    following = [*words, ""][1:]
+    return [
+        f"--resume={AUTO}" if word == "--resume" and "=" in after and not Path(after).is_dir() else word
+        for word, after in zip(words, following, strict=True)
+    ]
 
 
 def _refuse_two_questions(found: argparse.Namespace) -> None:

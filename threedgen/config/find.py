@@ -43,6 +43,11 @@ def recipe(config: Path, variant: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def profiles(config: Path) -> dict[str, Path]:
+    """Profiles beside a config file, `profiles/<stem of the config>/<name>.yaml`, by name."""
+    return {path.stem: path for path in sorted((config.parent / "profiles" / config.stem).glob("*.yaml"))}
+
+
 def place(path: Path) -> str:
     """A file as messages name it: relative to the working directory where it lies below it."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from threedgen.config import find
 from threedgen.config.document import read
 from threedgen.config.keys import Key, children, join
 from threedgen.config.merge import Assignment, Dropped, Merged, from_file, from_overrides, merge, stages_of
-from threedgen.config.recipes import recipes
+from threedgen.config.recipes import profile, recipes
 from threedgen.config.requirements import check_guidance, check_inputs, check_prior, inputs_of
 from threedgen.config.schema import RunSettings
-from threedgen.config.source import DEFAULT, Source
+from threedgen.config.source import DEFAULT, Source, shown
 from threedgen.config.values import convert, is_text, is_texts
 from threedgen.errors import UserError
 
@@ -48,7 +48,8 @@ def load(config: str, overrides: Sequence[str] = (), *, inputs_needed: bool = Tr
     """Read a config by name or path, put `key=value` overrides on top, check everything.
 
     With `inputs_needed`, what the run starts from must be given: a folder of posed images where the guidance fits images, else a prompt.
-    Where an override puts another guidance or representation in place of the config's, the config's recipe for it lies between the two.
+    Where an override puts another guidance or representation in place of the config's, the config's recipe for it lies between the two; so
+    do the numbers of a profile that an override names.
 
     Raises:
         UserError: one line naming the key, the value, what is allowed and where the value was written.
@@ -60,6 +61,7 @@ def load(config: str, overrides: Sequence[str] = (), *, inputs_needed: bool = Tr
         raise UserError(f"{place} is empty: start from one of the shipped configs (--list configs)")
     file = from_file(top, place)
     words = from_overrides(overrides, stages_of(file))
+    file += profile(path, words)
     merged = merge(file, recipes(path, file, words), words)
     if not merged.stages:
         raise UserError(f"{place} has no stages: a run needs at least one, under `stages:`")
@@ -75,6 +77,21 @@ def load(config: str, overrides: Sequence[str] = (), *, inputs_needed: bool = Tr
         check_guidance(group, name, values, sources)
     settings = _build(RunSettings, "", values, merged)
     return Loaded(settings, sources, merged.dropped, missing, path.stem, path)
+
+
+def load_run(folder: str, overrides: Sequence[str], config: str) -> Loaded:
+    """The settings that a run was made with, its folder given; overrides make another run of the same config.
+
+    Raises:
+        UserError: the folder holds no run, or a config is named beside it.
+    """
+    path = Path(folder).absolute()
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"--resume {shown(folder)}: that is no folder of a run; --resume alone finds the run of the same settings")
+    if config:
+        raise UserError(f"--resume {shown(folder)} takes the config from the run: leave --config out, or name no run")
+    loaded = load(str(path / "config.yaml"), [f"output={path.parent.parent}", *overrides])
+    return replace(loaded, name=path.parent.name)
 
 
 def _values(merged: Merged, sources: dict[str, Source]) -> dict[str, Any]:

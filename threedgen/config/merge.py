@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from yaml.nodes import MappingNode, Node, ScalarNode
 
@@ -66,6 +67,7 @@ def from_file(top: MappingNode, place: str, cls: type = RunSettings, path: str =
     return list(_unique(_flatten(top, cls, path, Source(place), place)))
 
 
+HANDED_DOWN = ("representation", "cameras")  # what a stage has from the one before, unless it says otherwise
 EMPTY = MappingNode("tag:yaml.org,2002:map", [])  # what a comment alone holds
 
 
@@ -100,7 +102,7 @@ def merge(file: Sequence[Assignment], recipes: Sequence[Assignment], overrides: 
     """Command line over recipes over config file; UserError at the first key that does not exist."""
     stages = stages_of(file)
     every = list(keys(stages))
-    types = types_of([*file, *recipes, *overrides])
+    types = stage_types([*file, *recipes, *overrides], stages)
     within = [key for key in every if key.path.startswith("stages.")]
     for layer, there in ((file, every), (recipes, within), (overrides, every)):
         _refuse_unknown(layer, there, types)
@@ -108,14 +110,40 @@ def merge(file: Sequence[Assignment], recipes: Sequence[Assignment], overrides: 
     known = {key.path for key in chosen}
     last: dict[str, Assignment] = {}
     dropped: list[Dropped] = []
-    for layer, meant in ((file, types_of(file)), (recipes, types_of([*file, *recipes])), (overrides, types)):
-        kept, unfit = _fitting(layer, meant, types, known)
+    meant = (stage_types(file, stages), stage_types([*file, *recipes], stages), types)
+    for layer, layer_types in zip((file, recipes, overrides), meant, strict=True):
+        kept, unfit = _fitting(layer, layer_types, types, known)
         last |= {assignment.path: assignment for assignment in kept}
         dropped += unfit
+    _hand_down(last, stages, types)
     for assignment in last.values():
         if assignment.path not in known:
             raise UserError(suggest.other_variant(assignment.path, str(assignment.source), every, types))
     return Merged(last, chosen, stages, types, [drop for drop in dropped if drop.assignment.path not in last])
+
+
+def stage_types(assignments: Sequence[Assignment], stages: Sequence[str]) -> dict[str, str]:
+    """Variant of each group, where a stage leaves it open that of the stage before."""
+    types = types_of(assignments)
+    for before, after in _handed_down(stages):
+        if before in types:
+            types.setdefault(after, types[before])
+    return types
+
+
+def _hand_down(last: dict[str, Assignment], stages: Sequence[str], types: dict[str, str]) -> None:
+    """Give each stage the keys it leaves open of what the stage before says on the same variant."""
+    for before, after in _handed_down(stages):
+        if types.get(before) == types.get(after):
+            for path, assignment in list(last.items()):
+                if path.rpartition(".")[0] == before:
+                    further = path.replace(before, after, 1)
+                    last.setdefault(further, replace(assignment, path=further))
+
+
+def _handed_down(stages: Sequence[str]) -> list[tuple[str, str]]:
+    """Groups that a stage has from the one before it, as pairs (there, here), in the order of the stages."""
+    return [(f"stages.{before}.{kind}", f"stages.{after}.{kind}") for before, after in pairwise(stages) for kind in HANDED_DOWN]
 
 
 def _refuse_unknown(assignments: Sequence[Assignment], every: Sequence[Key], types: dict[str, str]) -> None:

@@ -38,6 +38,17 @@ def digest(settings: RunSettings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
 
+def stage_digests(settings: RunSettings) -> dict[str, str]:
+    """Hash of all that a stage's result depends on, by its name: what the run starts from, the stages up to it, and not the export."""
+    flat = {path: _canonical(value) for path, value in affecting_result(settings).items() if not path.startswith("export.")}
+    digests, names = {}, list(settings.stages)
+    for number, name in enumerate(names, 1):
+        kept = {path: value for path, value in flat.items() if path.split(".")[0] != "stages" or path.split(".")[1] in names[:number]}
+        text = json.dumps([names[:number], kept], sort_keys=True)
+        digests[name] = hashlib.sha256(text.encode()).hexdigest()[: 2 * HASH_LENGTH]
+    return digests
+
+
 def _canonical(value: Any) -> Any:
     """The same for 1 and 1.0."""
     if isinstance(value, dict):

@@ -1,8 +1,11 @@
-"""Recipes: what a config says about a guidance or a representation other than its own, in a file of its own beside the config.
+"""Recipes and profiles: what a config says about another guidance, representation or machine than its own, in files beside the config.
 
 A recipe is a part of a stage (`guidance: {...}`, `cameras: {...}`, `steps: ...`, keys relative to the stage). It lies in
 `recipes/<stem of the config>/<guidance or representation>.yaml` and comes on top of the config where the command line chooses that guidance
 or representation. Where it chooses both, what the representation's recipe says counts.
+
+A profile says the same keys as the config, with the numbers of another machine. It lies in `profiles/<stem of the config>/<name>.yaml` and
+comes on top of the config where the command line says `profile=<name>`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from threedgen.config import find
 from threedgen.config.document import describe, read, text_of
 from threedgen.config.merge import Assignment, from_file, kind_of, types_of
 from threedgen.config.schema import StageSettings
-from threedgen.config.source import Source
+from threedgen.config.source import Source, shown
+from threedgen.config.suggest import choose
 from threedgen.errors import UserError
 
 KINDS = ("guidance", "representation")  # in the order their recipes are put on top of each other
@@ -39,6 +43,19 @@ def recipes(config: Path, file: Sequence[Assignment], overrides: Sequence[Assign
         if path and written.get(group, variant) != variant:
             found += _read(path, group, variant)
     return found
+
+
+def profile(config: Path, overrides: Sequence[Assignment]) -> list[Assignment]:
+    """Assignments of the profile that the overrides name; UserError where the config has none of that name."""
+    named = [assignment for assignment in overrides if assignment.path == "profile"]
+    if not named or not (name := str(named[-1].value)):
+        return []
+    known = find.profiles(config)
+    if name not in known:
+        hint = choose(name, list(known)) if known else "leave it out"
+        raise UserError(f"profile: {find.place(config)} has no profile {shown(name)} ({named[-1].source}): {hint}")
+    top = read(known[name])
+    return from_file(top, find.place(known[name])) if top else []
 
 
 def _read(path: Path, group: str, variant: str) -> list[Assignment]:

@@ -10,6 +10,7 @@ called after every value passed its own range.
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from threedgen.registry import register
@@ -149,6 +150,8 @@ class GaussiansSettings:
     Learning rates of positions, sizes, opacities and colours are fixed shares of the optimizer's.
     """
 
+    parts_apart: ClassVar[bool] = True
+
     count: int = setting(3000, "Gaussians at the start", low=4, high=10_000_000)
     capacity: int = setting(6000, "most Gaussians there may ever be", low=4, high=10_000_000)
     start: str = setting(
@@ -193,6 +196,7 @@ class SurfaceSettings(HashEncodingSettings):
     """A surface that is drawn as a mesh, coloured by a hash grid."""
 
     kind: ClassVar[str] = "surface"  # its renderings carry the mesh
+    parts_apart: ClassVar[bool] = True
 
     radius: float = setting(1.0, "half side of the cube that holds the surface", unit="scene radii", low=0.1, high=100.0)
     shape: str = setting(
@@ -294,13 +298,26 @@ class OptimizerSettings:
     eps: float = setting(1e-15, "Adam's epsilon", low=0.0)
 
 
+PARTS: tuple[str, ...] = ("geometry", "appearance")  # of a representation that can be trained apart
+
+
 @dataclass
 class StageSettings:
-    """One stage of a run."""
+    """One stage of a run; those after the first begin with what the stage before has made.
+
+    What a later stage leaves unsaid of its representation and its cameras stays as it is in the stage before, as long as their types do.
+    """
 
     representation: Any = setting(MISSING, "what is optimized (variant by `type`)", variant="representation")
     guidance: Any = setting(MISSING, "how the prior teaches it (variant by `type`)", variant="guidance")
     cameras: Any = setting(MISSING, "from where it is seen (variant by `type`)", variant="cameras")
+    train: str = setting("all", "what is optimized: all, or the shape or the colours alone", choices=("all", *PARTS))
+    threshold: Any = setting(
+        "auto",
+        "density of the surface that this stage takes over, where its representation is another than that of the stage before; or auto",
+        low=1e-6,
+        choices=("auto",),
+    )
     regularizers: RegularizerSettings = field(default_factory=RegularizerSettings, metadata={"doc": "penalties on the rendering"})
     optimizer: OptimizerSettings = field(
         default_factory=OptimizerSettings, metadata={"doc": "Adam, over all parameters of the representation"}
@@ -308,7 +325,9 @@ class StageSettings:
     steps: int = setting(1000, "optimization steps", low=1, high=10_000_000)
 
     def check(self) -> None:
-        """Penalties look at what the representation has; the guidance fits the views of a step and the steps there are."""
+        """Penalties look at what the representation has, and so does `train`; the guidance fits the views and steps there are."""
+        if self.train != "all" and not getattr(self.representation, "parts_apart", False):
+            raise ValueError(f"train: {self.train} needs shape and colours that lie apart, as those of dmtet: leave it at all")
         for name, (kind, looks_at) in PENALTIES_OF_A_KIND.items():
             on = any(weight > 0 for _, weight in knots_of(getattr(self.regularizers, name)))
             if on and getattr(self.representation, "kind", "") != kind:
@@ -417,6 +436,12 @@ class RunSettings:
         "transforms.json (nerfstudio)",
         unit="path",
     )
+    profile: str = setting(
+        "",
+        "numbers for another machine that come with the config: said on the command line, they lie between the config and the other words "
+        "there (cpu: for the embedded prior on a few cores)",
+        affects_result=False,
+    )
     seed: int = setting(0, "all random draws derive from it", low=0, high=2**63 - 1)
     output: str = setting("outputs", "folder that holds the runs", unit="path", affects_result=False)
     device: str = setting(
@@ -439,17 +464,26 @@ class RunSettings:
     )
     checkpoint_every: int = setting(200, "steps between checkpoints; 0 keeps only the last", unit="steps", low=0, affects_result=False)
     prompts: PromptSettings = field(default_factory=PromptSettings, metadata={"doc": "how the prompt depends on the view"})
-    stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages; one in this version"})
+    stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"doc": "named stages, one after the other"})
     export: ExportSettings = field(default_factory=ExportSettings, metadata={"doc": "the asset written at the end"})
     schema_version: int = setting(SCHEMA_VERSION, "version of the config format", low=SCHEMA_VERSION, high=SCHEMA_VERSION)
 
     def check(self) -> None:
         """Words are left out of prompts only where prompts depend on the view; nothing is given that nobody hears."""
-        for name, stage in self.stages.items():
-            if self.x0_preview_every and POSED_IMAGES in getattr(stage.guidance, "needs", ()):
-                raise ValueError(f"x0_preview_every shows what a prior estimates, and stages.{name} has none: leave it at 0")
-            if self.negative_prompt and not getattr(stage.guidance, "hears_negative", lambda: True)():
-                raise ValueError(f"negative_prompt plays no part in the guidance of stages.{name}, as it is set: leave it empty")
-        negatives = any(getattr(stage.guidance, "perp_neg", 0) != 0 for stage in self.stages.values())
+        guidances = {name: stage.guidance for name, stage in self.stages.items()}
+        names = " and ".join(guidances)
+        if self.x0_preview_every and all(POSED_IMAGES in getattr(guidance, "needs", ()) for guidance in guidances.values()):
+            raise ValueError(f"x0_preview_every shows what a prior estimates, and stages.{names} has none: leave it at 0")
+        if self.negative_prompt and not any(getattr(guidance, "hears_negative", lambda: True)() for guidance in guidances.values()):
+            raise ValueError(f"negative_prompt plays no part in the guidance of stages.{names}, as it is set: leave it empty")
+        self._check_particles()
+        negatives = any(getattr(guidance, "perp_neg", 0) != 0 for guidance in guidances.values())
         if self.prompts.differ_by_view() and self.prompts.view_dependent == "none" and not negatives:
             raise ValueError("prompts.debias and prompts.view_drop do nothing while prompts.view_dependent is none")
+
+    def _check_particles(self) -> None:
+        """A stage goes on with the particles of the one before, or makes several of one."""
+        counts = {name: getattr(stage.guidance, "particles", 1) for name, stage in self.stages.items()}
+        for (before, some), (after, others) in pairwise(counts.items()):
+            if some not in (1, others):
+                raise ValueError(f"stages.{after} has {others} particles, but stages.{before} hands over {some}: give both the same number")

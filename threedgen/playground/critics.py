@@ -86,6 +86,9 @@ class ExactCritic(nn.Module):
             eps = (eps + self.prior_weight * self.prior.exact_noise(z_t, t, cond.text)) / (1 + self.prior_weight)
         return eps
 
+    def close(self) -> None:
+        """Nothing of it lies on the prior."""
+
     def log_density(self, z_t: Tensor, t: Tensor) -> Tensor:
         """[B] log-density of all particles together at z_t [B,2,1,1]."""
         alpha, sigma = levels(t, z_t, self.prior.alphas_cumprod)

@@ -72,6 +72,10 @@ class Critic(Protocol):
         """Noise in z_t, with gradient to the critic's parameters where gradients are on."""
         ...
 
+    def close(self) -> None:
+        """Take off the prior what the critic has put there; it is not asked any more."""
+        ...
+
 
 class Prior(Protocol):
     """A frozen diffusion model. Images are [B,3,H,W] in [0,1]; latents [B,C,h,w]; noise predictions only."""

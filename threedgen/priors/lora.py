@@ -68,6 +68,12 @@ class Updates:
         factors = {path.replace(".", "_"): materialised(layer, name, f"{purpose} {path}", seed) for path, layer in self.layers.items()}
         return name, nn.ModuleDict(factors)
 
+    def remove(self, name: str) -> None:
+        """Forget a set."""
+        for layer in self.layers.values():
+            layer.delete_adapter(name)
+        self._switch(self._active)
+
     @contextmanager
     def active(self, name: str) -> Iterator[None]:
         """The network with one set of updates."""
@@ -136,6 +142,11 @@ class LoraCritic(nn.Module):
         if self._scale != 1:
             for parameter in self.parameters():
                 parameter.register_hook(lambda gradient: gradient / self._scale)
+
+    def close(self) -> None:
+        """Take the updates off the prior's UNet; the critic cannot be asked any more."""
+        for name in self._names:
+            self._updates.remove(name)
 
     def predict_noise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """[B,C,h,w] noise in z_t at timesteps t [B], with gradient to the critic's parameters where gradients are on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from threedgen.cameras import Cameras
 from threedgen.draws import Draws
 from threedgen.ops.ray_march import ray_indices
 
+HANDED_OVER = 128  # vertices along an axis of the grid on which a surface is found that one representation hands to another
 Forgotten = dict[nn.Parameter, Tensor]  # rows [n] of parameters that stand for something else than before
 
 
@@ -82,6 +84,14 @@ class Mesh:
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
 
 
+def fits(other: nn.Module, module: nn.Module, ignoring: str = "\0") -> bool:
+    """Whether the state of one module is of the names and shapes of another's, but for names that begin in a certain way."""
+    there, here = (
+        {name: value.shape for name, value in each.state_dict().items() if not name.startswith(ignoring)} for each in (other, module)
+    )
+    return there == here
+
+
 class Representation(nn.Module):
     """A 3D object that can be optimized through its rendering. It knows nothing of diffusion."""
 
@@ -114,6 +124,42 @@ class Representation(nn.Module):
 
         Returns:
             The rows of parameters whose moments the optimizer has to forget.
+        """
+        raise NotImplementedError
+
+    def start_from(self, other: Representation, threshold: float | str = "auto", seed: int = 0) -> None:
+        """Become what another representation shows, for the stage that follows it.
+
+        One of the same kind and size hands over all it holds. Any other hands over its surface and the colours there (`take_shape`).
+
+        Args:
+            other: on any device.
+            threshold: density of the other's surface (see `to_mesh`).
+            seed: of the draws.
+
+        Raises:
+            UserError: the other is empty.
+        """
+        if type(self) is type(other) and fits(other, self, ignoring="background."):
+            self.load_state_dict(other.state_dict(), strict=False)
+        else:
+            mesh = other.to_mesh(HANDED_OVER, threshold)
+            self.take_shape(mesh.to("cpu"), other.albedo, torch.Generator().manual_seed(seed))
+            self.take_background(other)
+
+    def take_background(self, other: Representation) -> None:
+        """What is seen behind the object, where both learn it in the same way."""
+        there, here = (getattr(field, "background", nn.Module()) for field in (other, self))
+        if fits(there, here):
+            here.load_state_dict(there.state_dict())
+
+    def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
+        """Become a closed surface with colours.
+
+        Args:
+            mesh: on the CPU, within the unit sphere.
+            albedo: colour [N,3] in [0,1] at points [N,3] near the surface.
+            rng: of the draws, on the CPU.
         """
         raise NotImplementedError
 

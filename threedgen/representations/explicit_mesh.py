@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from threedgen.config.schema import MeshSettings
 from threedgen.draws import Draws
 from threedgen.errors import UserError
 from threedgen.ops.marching_tets import marching_tets, tet_grid
 from threedgen.representations.base import Forgotten, Mesh
+from threedgen.representations.handed_over import fit_colours, surface_distance
 from threedgen.representations.initial_shape import Distance, initial_distance
 from threedgen.representations.remeshing import Triangles, remesh
 from threedgen.representations.surface import SurfaceRepresentation
@@ -38,24 +42,32 @@ class ExplicitMesh(SurfaceRepresentation):
     def __init__(self, settings: MeshSettings, seed: int = 0, hull: Distance | None = None) -> None:
         """`hull` is what the shape hull starts from; UserError where a file of the settings cannot be read, or the start is too large."""
         super().__init__(settings, seed)
-        mesh = self._start(hull)
+        positions = self._grid()[0]
+        mesh = self._first(initial_distance(settings, positions, self.cell / 2, hull), f"the shape {settings.shape}")
         self.vertices = nn.Parameter(mesh.position.clone())
         self.register_buffer("faces", self._padded(mesh.faces))
         self.register_buffer("wanted", torch.ones(settings.capacity))
         self.register_buffer("before", mesh.position.clone())
         self.register_buffer("motion", torch.zeros(settings.capacity, 4))
 
-    def _start(self, hull: Distance | None) -> Triangles:
-        """The first mesh, by marching tetrahedra (so it is closed whatever the shape), remeshed to the wanted edges."""
-        s = self.settings
-        positions, tets = tet_grid(s.resolution)
-        outside = positions.abs().amax(-1) == 1
-        distance = initial_distance(s, positions * s.radius, s.radius / s.resolution, hull)
-        points, faces = marching_tets(torch.where(outside, distance.clamp_min(1e-3), distance), positions * s.radius, tets)
+    @property
+    def cell(self) -> float:
+        """Side of the cells of the grid that the first mesh is made on, world units."""
+        return 2 * self.settings.radius / self.settings.resolution
+
+    def _grid(self) -> tuple[Tensor, Tensor]:
+        positions, tets = tet_grid(self.settings.resolution)
+        return positions * self.settings.radius, tets
+
+    def _first(self, distance: Tensor, what: str) -> Triangles:
+        """A mesh by marching tetrahedra (so it is closed whatever the shape), remeshed to the wanted edges."""
+        s, (positions, tets) = self.settings, self._grid()
+        outside = positions.abs().amax(-1) == s.radius
+        points, faces = marching_tets(torch.where(outside, distance.clamp_min(1e-3 * self.cell), distance), positions, tets)
         if not len(faces):
-            raise UserError(f"the shape {s.shape} is too thin for a grid of {s.resolution} cells: raise representation.resolution")
+            raise UserError(f"{what} is too thin for a grid of {s.resolution} cells: raise representation.resolution")
         rows = max(s.capacity, len(points))
-        values = torch.zeros(rows, 4).index_copy(0, torch.arange(len(points)), torch.nn.functional.pad(points, (0, 1)))
+        values = torch.zeros(rows, 4).index_copy(0, torch.arange(len(points)), F.pad(points, (0, 1)))
         values[:, 3] = at(s.edge, 0)
         mesh = Triangles(values, faces, torch.zeros(rows, dtype=torch.bool))
         for _ in range(START_TURNS):
@@ -106,6 +118,17 @@ class ExplicitMesh(SurfaceRepresentation):
         self.faces.copy_(self._padded(mesh.faces))
         rows = torch.nonzero(mesh.fresh)[:, 0]
         return {self.vertices: rows} if len(rows) else {}
+
+    def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
+        """The surface, made anew on the grid and remeshed; the colours are fitted."""
+        first = self._first(surface_distance(mesh, self._grid()[0], self.cell / 2, rng), "what the stage before has made")
+        with torch.no_grad():
+            self.vertices.copy_(first.position)
+        self.before.copy_(first.position)
+        self.faces.copy_(self._padded(first.faces))
+        self.wanted.fill_(1.0)
+        self.motion.zero_()
+        fit_colours(self.color, mesh, albedo, self.cell / 2, rng)
 
     def _adapt(self) -> None:
         """Edges become longer where vertices move on steadily, and shorter where they waver about their places.

@@ -14,7 +14,7 @@ from torch import Tensor
 from threedgen.config.schema import GaussiansSettings
 from threedgen.errors import UserError
 from threedgen.representations.base import Mesh
-from threedgen.representations.mesh import face_normals
+from threedgen.representations.mesh import sample_faces
 from threedgen.representations.mesh_loading import load_mesh
 
 GREY = 0.5
@@ -54,12 +54,8 @@ def ball(count: int, radius: float, rng: torch.Generator) -> Start:
 
 def on_mesh(mesh: Mesh, count: int, rng: torch.Generator) -> Start:
     """Points uniform on the surface, with its colours."""
-    corners = mesh.vertices[mesh.faces]
-    area = face_normals(mesh.vertices, mesh.faces).norm(dim=-1)
-    face = torch.multinomial(area, count, replacement=True, generator=rng)
-    root, along = torch.rand(count, 1, generator=rng).sqrt(), torch.rand(count, 1, generator=rng)
-    weights = torch.cat([1 - root, root * (1 - along), root * along], -1)
-    points = (weights[..., None] * corners[face]).sum(1)
+    face, weights = sample_faces(mesh, count, rng)
+    points = (weights[..., None] * mesh.vertices[mesh.faces[face]]).sum(1)
     return Start(points, _colours(mesh, face, weights), spacing(points))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from scipy.spatial import KDTree
@@ -16,13 +17,17 @@ from threedgen.ops.splat import splat
 from threedgen.representations import densification
 from threedgen.representations.base import Forgotten, Mesh, Render, Representation
 from threedgen.representations.extraction import extract_mesh
-from threedgen.representations.gaussian_starts import start_of
+from threedgen.representations.gaussian_starts import spacing, start_of
+from threedgen.representations.handed_over import sample_surface
 from threedgen.representations.projection import Projected, project, rotations
 from threedgen.representations.spherical_harmonics import ZERO, count_of, harmonics
 
 SURFACE = 0.5  # sum of opacities at which a mesh has its surface
 NEIGHBOURS = 16  # Gaussians that a point of the surface looks at
 CHUNK_POINTS = 131_072
+HANDED_OVER_OPACITY = 0.9  # of Gaussians on a surface that another representation hands over
+# Their standard deviations, along the surface and across it, as shares of their distances; thinner ones would leave gaps in a mesh of them.
+DISC = (0.7, 0.7, 0.4)
 CELLS = 64  # of the grid that says where a mesh may lie
 
 
@@ -124,7 +129,7 @@ class GaussianCloud(Representation):
     def param_groups(self, lr: float, lr_background: float) -> list[dict]:
         """A group a parameter, with its share of the learning rate (see RATES)."""
         groups = [
-            {"params": [getattr(self, name)], "lr": lr * share, "share": share, "name": name}
+            {"params": [getattr(self, name)], "lr": lr * share, "share": share, "name": name, "part": part_of(name)}
             for name, share in RATES.items()
             if getattr(self, name).numel()
         ]
@@ -136,10 +141,24 @@ class GaussianCloud(Representation):
         s = self.settings
         if s.sh_every and (step + 1) % s.sh_every == 0:
             self.degree.add_(1).clamp_(max=s.sh_degree)
-        if s.strategy == "none" or not s.densify_from <= step + 1 <= s.densify_until or (step + 1) % s.densify_every:
+        due = s.densify_from <= step + 1 <= s.densify_until and (step + 1) % s.densify_every == 0
+        if s.strategy == "none" or not due or not self.means.requires_grad:
             return {}
         rows = densification.STRATEGIES[s.strategy](self, step, draws.shared("densification"))
         return {getattr(self, name): rows for name in RATES}
+
+    @torch.no_grad()
+    def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
+        """As many Gaussians as a cloud starts with, discs spread over the surface with its colours, nearly opaque."""
+        count = self.settings.count
+        surface = sample_surface(mesh, count, rng)
+        points, normals = surface.points.to(self.device), surface.normals.to(self.device)
+        self.alive.copy_(torch.arange(len(self.alive)) < count)
+        self.means[:count] = points
+        self.log_scales[:count] = (spacing(surface.points)[:, None] * torch.tensor(DISC)).log().to(self.device)
+        self.quaternions[:count] = turning_up_to(normals)
+        self.base[:count, 0] = (albedo(points) - 0.5) / ZERO
+        self.logits[:count] = math.log(HANDED_OVER_OPACITY / (1 - HANDED_OVER_OPACITY))
 
     @torch.no_grad()
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:
@@ -182,6 +201,17 @@ class GaussianCloud(Representation):
         # Far from all Gaussians the nearest one alone decides.
         weight = share + 1e-12 * (torch.arange(count, device=self.device) == 0)
         return share.sum(1), (weight[..., None] * colour).sum(1) / weight.sum(1, keepdim=True)
+
+
+def turning_up_to(normals: Tensor) -> Tensor:
+    """[N,4] quaternions of rotations that turn z to unit normals [N,3]: about half way between the two, by half a turn."""
+    half = torch.nn.functional.normalize(normals + normals.new_tensor([0.0, 0.0, 1.0 + 1e-6]), dim=-1)
+    return torch.nn.functional.pad(half, (1, 0))
+
+
+def part_of(parameter: str) -> str:
+    """Whether a parameter is of the geometry or of the appearance."""
+    return "appearance" if parameter in ("base", "rest") else "geometry"
 
 
 def _padded(values: Tensor, places: int) -> Tensor:

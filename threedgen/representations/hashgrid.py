@@ -19,6 +19,7 @@ from threedgen.ops.ray_march import march_rays, ray_indices
 from threedgen.representations.base import Forgotten, Mesh, Render, Representation, Samples
 from threedgen.representations.color_field import hash_grid_spec
 from threedgen.representations.extraction import auto_threshold, extract_mesh
+from threedgen.representations.handed_over import fit_volume
 from threedgen.representations.occupancy import OccupancyGrid
 
 CHUNK_RAYS = 16_384
@@ -143,6 +144,12 @@ class HashGridField(Representation):
             cells = self.settings.occupancy_resolution**3
             self.refresh_occupancy(torch.rand(cells, 3, generator=draws.shared("occupancy")).to(self.device))
         return {}
+
+    def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
+        """Solid inside of the surface, with its colours."""
+        fit_volume(self, self.query, mesh, albedo, self.settings.radius, self.step_length, rng)
+        self.occupancy.opacity.zero_()
+        self.refresh_occupancy(torch.full((self.settings.occupancy_resolution**3, 3), 0.5))
 
     @torch.no_grad()
     def refresh_occupancy(self, jitter: Tensor) -> None:

@@ -15,7 +15,7 @@ from threedgen.ops.texture import sample_texture
 from threedgen.representations.base import Mesh, Render
 from threedgen.representations.mesh_loading import load_mesh
 
-__all__ = ["face_normals", "lambert", "load_mesh", "render_mesh", "vertex_normals"]
+__all__ = ["face_normals", "lambert", "load_mesh", "render_mesh", "sample_faces", "vertex_normals"]
 
 Shading = Literal["albedo", "lambert", "normal"]
 PLAIN = 0.8  # grey of a mesh without colours
@@ -88,6 +88,13 @@ def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """[F,3] normals, as long as twice the face's area."""
     a, b, c = vertices[faces].unbind(1)
     return torch.linalg.cross(b - a, c - a)
+
+
+def sample_faces(mesh: Mesh, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Points uniform on a surface on the CPU: the face of each [N] and the weights of its corners [N,3]."""
+    face = torch.multinomial(face_normals(mesh.vertices, mesh.faces).norm(dim=-1), count, replacement=True, generator=rng)
+    root, along = torch.rand(count, 1, generator=rng).sqrt(), torch.rand(count, 1, generator=rng)
+    return face, torch.cat([1 - root, root * (1 - along), root * along], -1)
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:

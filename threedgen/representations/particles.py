@@ -58,6 +58,12 @@ class Particles(Representation):
         """Upkeep of the scene of the step, which counts its own steps: what is due every 16 steps is so in each scene."""
         return self.scene_of(step).after_step(step // len(self.members), draws)
 
+    def start_from(self, other: Representation, threshold: float | str = "auto", seed: int = 0) -> None:
+        """Each scene from the other's of its number, or all from the only one."""
+        others = other.scenes if len(other.scenes) > 1 else other.scenes * len(self.scenes)
+        for number, (scene, before) in enumerate(zip(self.scenes, others, strict=True)):
+            scene.start_from(before, threshold, seed + number)
+
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:
         """The surface of the first scene; UserError if there is none."""
         return self.scenes[0].to_mesh(resolution, threshold)

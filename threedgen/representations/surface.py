@@ -77,8 +77,8 @@ class SurfaceRepresentation(Representation):
         """Optimizer groups: the shape with its share of the learning rate, the colours, the background."""
         share = self.settings.shape_share
         groups = [
-            {"params": self.shape_parameters(), "lr": lr * share, "share": share, "name": "shape"},
-            {"params": list(self.color.parameters()), "lr": lr, "name": "color"},
+            {"params": self.shape_parameters(), "lr": lr * share, "share": share, "name": "geometry", "part": "geometry"},
+            {"params": list(self.color.parameters()), "lr": lr, "name": "appearance", "part": "appearance"},
         ]
         learned = list(self.background.parameters())
         return groups + ([{"params": learned, "lr": lr_background, "name": "background"}] if learned else [])

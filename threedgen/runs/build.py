@@ -14,6 +14,7 @@ from threedgen.data.posed_images import PosedImages
 from threedgen.draws import generator
 from threedgen.errors import UserError
 from threedgen.guidance.core import Teacher
+from threedgen.guidance.images import Images
 from threedgen.guidance.rule import Rule
 from threedgen.guidance.vsd import VSD
 from threedgen.priors.analytic import ImageMixturePrior
@@ -46,13 +47,6 @@ def pick_device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def only_stage(settings: RunSettings) -> tuple[str, StageSettings]:
-    """The stage of a run and its name; UserError where there are several."""
-    if len(settings.stages) > 1:
-        raise UserError(f"the config has the stages {', '.join(settings.stages)}: a run has one stage in this version")
-    return next(iter(settings.stages.items()))
-
-
 def build_prior(name: str, device: str) -> Prior:
     """The prior a config names: "analytic" is the closed-form one over the shipped meshes, the others are diffusion models."""
     return analytic_prior(device) if name == "analytic" else load_prior(name, device)
@@ -73,7 +67,7 @@ def analytic_prior(device: str) -> ImageMixturePrior:
 def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Teacher:
     """The prior with the run's prompts encoded, those of its guidances among them."""
     prior = build_prior(settings.prior, device)
-    guidances = [stage.guidance for stage in settings.stages.values()]
+    guidances = [stage.guidance for stage in settings.stages.values() if not isinstance(stage.guidance, Images)]
     further = {name: text for guidance in guidances for name, text in guidance.texts().items()}
     if settings.prior == "analytic":
         further = dict.fromkeys(further, "")  # it knows the names of its objects alone: to it, a rule's own words say nothing
@@ -83,15 +77,17 @@ def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Tea
     return Teacher(prior, prompts)
 
 
-def build_representation(stage: StageSettings, seed: int, device: str, images: PosedImages | None = None) -> Representation:
+def build_representation(stage: StageSettings, seed: int, device: str, teacher: Teacher | PosedImages | None = None) -> Representation:
     """A freshly initialised representation of a stage; where the guidance has several particles, that many.
 
     Args:
-        images: that a stage fits, in the scene; where the settings say so, the visual hull of their silhouettes is the start.
+        teacher: of the stage; where it is the images of a scene, the visual hull of their silhouettes can be the start.
     """
     made, settings = REPRESENTATIONS[type(stage.representation)], stage.representation
     count = stage.guidance.particles if isinstance(stage.guidance, VSD) else 1
-    start = {"hull": hull_distance(images)} if images is not None and getattr(settings, "shape", "") == "hull" else {}
+    start = {}
+    if isinstance(teacher, PosedImages) and getattr(settings, "shape", "") == "hull":
+        start = {"hull": hull_distance(teacher)}
     scenes = [made(settings, seed=seed_of_particle(seed, number), **start) for number in range(count)]
     return (Particles(scenes) if count > 1 else scenes[0]).to(device)
 

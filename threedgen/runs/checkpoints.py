@@ -21,10 +21,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from threedgen.errors import Stopped
-from threedgen.runs.folder import RunFolder
 from threedgen.storage import replacing
 
-FORMAT = "threedgen-stage-2"
+FORMAT = "threedgen-stage-3"
 MOMENTS = "optimizer"  # prefix of the optimizer's state
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -36,9 +35,16 @@ class State:
     tensors: dict[str, Tensor]
     step: int
 
+    def of(self, part: str) -> dict[str, Tensor]:
+        """The tensors of a part of the system, such as "representation", under its own names."""
+        return {name.removeprefix(f"{part}."): value for name, value in self.tensors.items() if name.startswith(f"{part}.")}
 
-def write_checkpoint(system: pl.LightningModule, optimizer: torch.optim.Optimizer, step: int, path: Path) -> None:
+
+def write_checkpoint(system: pl.LightningModule, optimizer: torch.optim.Optimizer, step: int, path: Path, settings: str = "") -> None:
     """State of representation, target bank, critic and optimizer after a step; the one before is kept as `<stem>.previous.safetensors`.
+
+    Args:
+        settings: hash of what the stage depends on (`stage_digests`).
 
     Raises:
         UserError: it cannot be written; older ones stay.
@@ -47,7 +53,7 @@ def write_checkpoint(system: pl.LightningModule, optimizer: torch.optim.Optimize
     for name, parameter in system.named_parameters():
         for kind, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{MOMENTS}.{name}/{kind}"] = value.detach().cpu().contiguous()
-    content = save(tensors, metadata={"format": FORMAT, "step": str(step), "digest": digest(tensors)})
+    content = save(tensors, metadata={"format": FORMAT, "step": str(step), "settings": settings, "digest": digest(tensors)})
     with replacing(path, keep=previous(path)) as partial:
         partial.write_bytes(content)
 
@@ -67,13 +73,19 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def newest(path: Path) -> State | None:
-    """The newest checkpoint that is whole; None where there is none. Says which ones are damaged."""
+def newest(path: Path, settings: str = "") -> State | None:
+    """The newest checkpoint that is whole; None where there is none. Says which ones are damaged.
+
+    Args:
+        path: of the newest one.
+        settings: those of other settings are left aside, if given.
+    """
     for file in (path, previous(path)):
         if not file.is_file():
             continue
         try:
-            return read_checkpoint(file)
+            if not settings or metadata_of(file).get("settings") == settings:
+                return read_checkpoint(file)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             print(f"threedgen: the checkpoint {file} is damaged and left aside ({' '.join(str(error).split())[:100]})", file=sys.stderr)
     return None
@@ -81,14 +93,21 @@ def newest(path: Path) -> State | None:
 
 def read_checkpoint(path: Path) -> State:
     """A checkpoint's content; SafetensorError, OSError, ValueError or KeyError where it is none, or not what was written."""
+    metadata = metadata_of(path)
     with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"its format is {metadata.get('format')}, not {FORMAT}")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     if digest(tensors) != metadata["digest"]:
         raise ValueError("its content is not what was written")
     return State(tensors, int(metadata["step"]))
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a checkpoint says of itself, read without its content; SafetensorError, OSError or ValueError where it is none."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"its format is {metadata.get('format')}, not {FORMAT}")
+    return metadata
 
 
 def restore(system: pl.LightningModule, optimizer: torch.optim.Optimizer | None, state: State) -> None:
@@ -110,8 +129,8 @@ class Checkpoints(Callback):
     A state is only ever written between steps. A second Ctrl-C stops at once, with what was written before.
     """
 
-    def __init__(self, folder: RunFolder, stage: str, every: int, state: State | None = None) -> None:
-        self.path, self.every, self.state = folder.checkpoints / f"{stage}.safetensors", every, state
+    def __init__(self, path: Path, every: int, settings: str, state: State | None = None) -> None:
+        self.path, self.every, self.settings, self.state = path, every, settings, state
         self.asked: int | None = None  # signal that asked to stop
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -129,7 +148,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if self.asked is not None or step == trainer.max_steps or (self.every and step % self.every == 0):
-            write_checkpoint(pl_module, trainer.optimizers[0], step, self.path)
+            write_checkpoint(pl_module, trainer.optimizers[0], step, self.path, self.settings)
         if self.asked is not None and step < trainer.max_steps:
             raise KeyboardInterrupt if self.asked == signal.SIGINT else Stopped
 

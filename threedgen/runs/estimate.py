@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from threedgen.config.schema import RunSettings, StageSettings
-from threedgen.data.scene import read_scene
-from threedgen.guidance.images import Images
 from threedgen.representations.hashgrid import HashGridField
-from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
+from threedgen.runs.build import build_representation, pick_device
+from threedgen.runs.stages import Teachers, stages_of
 from threedgen.systems.critic import CriticTrainer
 from threedgen.systems.distillation import Distillation
 from threedgen.systems.objectives import Objective, ReconstructionObjective, ResidualObjective
@@ -40,21 +39,24 @@ class Estimate:
 
 
 def estimate(settings: RunSettings) -> Estimate:
-    """Build the stage, time a few of its steps, and extrapolate to all steps and rounds."""
-    name, stage = only_stage(settings)
+    """Build each stage, time a few of its steps, and extrapolate to all steps and rounds."""
     device = pick_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     started = time.monotonic()
-    images = read_scene(settings.data, stage.guidance).train if isinstance(stage.guidance, Images) else None
-    teacher = images.to(device) if images else build_teacher(settings, device, None)
-    parts = {"loading": time.monotonic() - started}
-    system = Distillation(stage, build_representation(stage, settings.seed, device, images), teacher, settings.seed).to(device)
-    optimizer = system.configure_optimizers()
-    parts |= {f"stage {name}, {what}": seconds for what, seconds in _stage_seconds(system, optimizer).items()}
-    parts["export"] = len(system.representation.scenes) * (EXPORT_SECONDS + FRAME_SECONDS * settings.export.turntable_frames)
+    stages, teachers = stages_of(settings), Teachers(settings, device, None)
+    teaching = [teachers.of(stage.settings) for stage in stages]
+    parts, missing, scenes = {"loading": time.monotonic() - started}, 0, 1
+    for stage, teacher in zip(stages, teaching, strict=True):
+        representation = build_representation(stage.settings, stage.seed, device, teacher)
+        system = Distillation(stage.settings, representation, teacher, stage.seed).to(device)
+        optimizer = system.configure_optimizers()
+        parts |= {f"stage {stage.name}, {what}": seconds for what, seconds in _stage_seconds(system, optimizer).items()}
+        missing, scenes = max(missing, _missing_moments(optimizer)), len(representation.scenes)
+        system.objective.close()
+    parts["export"] = scenes * (EXPORT_SECONDS + FRAME_SECONDS * settings.export.turntable_frames)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Estimate(sum(parts.values()), peak + _missing_moments(optimizer) + TEXEL_BYTES * settings.export.texture**2, parts)
+    return Estimate(sum(parts.values()), peak + missing + TEXEL_BYTES * settings.export.texture**2, parts)
 
 
 def _stage_seconds(system: Distillation, optimizer: torch.optim.Optimizer) -> dict[str, float]:

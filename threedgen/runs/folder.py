@@ -9,7 +9,7 @@ outputs/<config>/<slug>-<hash>/
     prompts/           cached prompt embeddings
     logs/              TensorBoard and CSV
     previews/          images of the object while it is made
-    checkpoints/       parameters of each stage
+    checkpoints/       state of each stage; in before/ what was there when a stage was done anew
     export/            the asset and its turntable
     metrics.json       of a fit to images: likeness of the test views
     placement.json     of a fit to images: how the data lies in the scene

@@ -19,16 +19,15 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from threedgen.config.naming import run_folder
 from threedgen.config.schema import ExportSettings, RunSettings
 from threedgen.config.serialize import to_yaml
-from threedgen.data.scene import read_scene
 from threedgen.errors import Stopped
 from threedgen.export.asset import export_asset
-from threedgen.guidance.images import Images
 from threedgen.representations.base import Representation
-from threedgen.runs.build import build_representation, build_teacher, only_stage, pick_device
+from threedgen.runs.build import build_representation, pick_device
 from threedgen.runs.callbacks import Previews, Progress, Status
-from threedgen.runs.checkpoints import Checkpoints, State, newest, restore, signals_kept
+from threedgen.runs.checkpoints import Checkpoints, State, signals_kept
 from threedgen.runs.folder import RunFolder, environment
 from threedgen.runs.scores import write_scores
+from threedgen.runs.stages import Stage, Start, Teachers, check_ahead, set_aside, stages_of, start_of, until
 from threedgen.runs.x0_preview import X0Previews
 from threedgen.storage import write_json, write_text
 from threedgen.systems.distillation import Distillation
@@ -44,29 +43,37 @@ class RunResult:
 
 
 def execute(
-    settings: RunSettings, config_name: str, command: str = "", sources: dict[str, str] | None = None, resume: bool = False
+    settings: RunSettings,
+    config_name: str,
+    command: str = "",
+    sources: dict[str, str] | None = None,
+    resume: bool = False,
+    last: str = "",
+    first: str = "",
 ) -> RunResult:
-    """Make the asset of a checked config: its stage, then the export.
+    """Make the asset of a checked config: its stages, then the export.
 
     Args:
         settings: checked and complete.
         config_name: names the folder of the run.
         command: the command line, kept in the run folder.
         sources: where each value of the settings came from, kept in the run folder.
-        resume: go on from the newest whole checkpoint in the folder of these settings, to the bytes an unbroken run makes; without
-            one, begin.
+        resume: go on from the newest whole checkpoint in the folder of these settings, to the bytes an unbroken run makes; stages that
+            another run of the config has finished with the same settings are fetched from there. Without any, begin.
+        last: name of the stage after which the run ends; "" is the last one.
+        first: name of a stage to do anew, with all that follow, where those before it are finished.
 
     Raises:
         UserError: what the user can mend, before work starts where it can be known then.
         KeyboardInterrupt, Stopped: after the state was saved; status.json says "interrupted".
     """
     started = time.monotonic()
-    only_stage(settings)
+    stages = until(stages_of(settings), last, first)
     folder = RunFolder(run_folder(settings, config_name))
     with folder.locked():
         try:
             _record(settings, folder, command, sources or {})
-            files = _work(settings, folder, resume)
+            files = _work(settings, stages, folder, resume, first)
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
             folder.write_status(state, reason=str(error) or type(error).__name__)
@@ -86,34 +93,66 @@ def _record(settings: RunSettings, folder: RunFolder, command: str, sources: dic
     write_text(folder.path / "command.txt", command + "\n")
 
 
-def _work(settings: RunSettings, folder: RunFolder, resume: bool) -> dict[str, Path]:
+def _work(settings: RunSettings, stages: list[Stage], folder: RunFolder, resume: bool, first: str) -> dict[str, Path]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
     write_json(folder.path / "environment.json", environment(device))
-    name, stage = only_stage(settings)
-    scene = read_scene(settings.data, stage.guidance) if isinstance(stage.guidance, Images) else None
-    teacher = scene.train.to(device) if scene else build_teacher(settings, device, folder.prompts)
-    representation = build_representation(stage, settings.seed, device, scene.train if scene else None)
-    state = newest(folder.checkpoints / f"{name}.safetensors") if resume else None
-    if resume and state is None:
-        print(f"threedgen: there is no checkpoint of these settings in {folder.path}: the run begins", file=sys.stderr)
-    fit(Distillation(stage, representation, teacher, settings.seed), name, settings, folder, device, state)
-    if scene:
-        write_scores(representation, scene, folder, device)
+    teachers = Teachers(settings, device, folder.prompts)
+    check_ahead(stages, teachers, folder)
+    start = start_of(stages, folder, resume, first)
+    _say_start(start, stages, folder, resume)
+    if start.state is None:
+        set_aside(stages[start.index :], folder)
+    representation = _made(stages, start, teachers, settings, folder, device)
+    if teachers.scene:
+        write_scores(representation, teachers.scene, folder, device)
     return export_scenes(representation, settings.export, folder.export, folder.path.name.rsplit("-", 1)[0])
 
 
-def fit(system: Distillation, name: str, settings: RunSettings, folder: RunFolder, device: str, state: State | None = None) -> None:
+def _say_start(start: Start, stages: list[Stage], folder: RunFolder, resume: bool) -> None:
+    """Tell what is taken of earlier work, or that there is none."""
+    if start.index:
+        done = ", ".join(stage.name for stage in stages[: start.index])
+        print(f"threedgen: finished before, with the same settings, and taken as it is: {done}", file=sys.stderr)
+    elif resume and start.state is None:
+        print(f"threedgen: there is no checkpoint of these settings in {folder.path}: the run begins", file=sys.stderr)
+
+
+def _made(stages: list[Stage], start: Start, teachers: Teachers, settings: RunSettings, folder: RunFolder, device: str) -> Representation:
+    """What the last stage leaves behind, each begun with what the one before has made."""
+    made = None if start.before is None else finished(stages[start.index - 1], start.before, teachers)
+    for stage in stages[start.index :]:
+        state = start.state if stage is stages[start.index] else None
+        if state is not None and state.step == stage.settings.steps:
+            made = finished(stage, state, teachers)
+            continue
+        teacher = teachers.of(stage.settings)
+        fresh = build_representation(stage.settings, stage.seed, device, teacher)
+        if state is None and made is not None:
+            fresh.start_from(made, stage.settings.threshold, stage.seed)
+        system = Distillation(stage.settings, fresh, teacher, stage.seed)
+        fit(system, stage, settings, folder, device, state)
+        system.objective.close()
+        made = fresh
+    assert made is not None
+    return made
+
+
+def finished(stage: Stage, state: State, teachers: Teachers) -> Representation:
+    """The representation that a stage has left."""
+    representation = build_representation(stage.settings, stage.seed, teachers.device, teachers.of(stage.settings))
+    representation.load_state_dict(state.of("representation"))
+    return representation
+
+
+def fit(system: Distillation, stage: Stage, settings: RunSettings, folder: RunFolder, device: str, state: State | None = None) -> None:
     """Run the steps of a stage under the Lightning Trainer, those that a state has not done yet."""
-    steps, done = system.settings.steps, state.step if state else 0
-    if state is not None and done == steps:
-        restore(system.to(device), None, state)
-        return
+    steps, done, name = stage.settings.steps, state.step if state else 0, stage.name
     log = f"{name}-{done}" if done else name
     shutil.rmtree(folder.logs / log, ignore_errors=True)
     with quiet_lightning(), signals_kept():
-        trainer = _trainer(steps, name, log, settings, folder, device, state)
+        trainer = _trainer(stage, log, settings, folder, device, state)
         # Lightning counts steps here; a run that goes on begins to count where it stopped.
         trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = done
         try:
@@ -127,18 +166,19 @@ def fit(system: Distillation, name: str, settings: RunSettings, folder: RunFolde
             raise KeyboardInterrupt from stop
 
 
-def _trainer(steps: int, name: str, log: str, settings: RunSettings, folder: RunFolder, device: str, state: State | None) -> pl.Trainer:
+def _trainer(stage: Stage, log: str, settings: RunSettings, folder: RunFolder, device: str, state: State | None) -> pl.Trainer:
+    name = stage.name
     return pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
-        max_steps=steps,
+        max_steps=stage.settings.steps,
         logger=[TensorBoardLogger(folder.logs, name=None, version=log), CSVLogger(folder.logs, name=None, version=log)],
         callbacks=[
             Progress(name),
             Status(folder, name),
             Previews(folder, name, settings.preview_every),
             X0Previews(folder, name, settings.x0_preview_every),
-            Checkpoints(folder, name, settings.checkpoint_every, state),
+            Checkpoints(stage.checkpoint(folder), settings.checkpoint_every, stage.digest, state),
         ],
         log_every_n_steps=10,
         enable_checkpointing=False,

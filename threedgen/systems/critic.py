@@ -58,6 +58,11 @@ class CriticTrainer(nn.Module):
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=rule.scheduled("critic_lr", 0), fused=True)
         self.moments = Moments(self.critic)
 
+    def close(self) -> None:
+        """Take the networks off the prior."""
+        for network in self.teacher.trained.values():
+            network.close()
+
     def begin(self, steps: Iterable[Step]) -> None:
         """Fit the critic to first renderings, one update a step, and keep it as the start of the path."""
         for step in steps:

@@ -30,11 +30,18 @@ class Distillation(pl.LightningModule):
     def __init__(self, settings: StageSettings, representation: Representation, teacher: Teacher | PosedImages, seed: int) -> None:
         super().__init__()
         self.settings, self.representation, self.seed = settings, representation, seed
+        for group in representation.param_groups(0.0, 0.0):
+            for parameter in group["params"]:
+                parameter.requires_grad_(self.trains(group))
         self.sampler = OrbitSampler(settings.cameras)
         if isinstance(teacher, PosedImages):
             self.objective = fit_objective(settings, teacher)
         else:
             self.objective = objective_of(settings.guidance, self.sampler, teacher, settings.steps, seed)
+
+    def trains(self, group: dict) -> bool:
+        """Whether the stage trains a group of parameters: all of them, or those of its part and the background."""
+        return self.settings.train == "all" or group.get("part", self.settings.train) == self.settings.train
 
     def draws(self, step: int) -> Draws:
         """The draws of a step, for all of its views."""
@@ -42,7 +49,7 @@ class Distillation(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         o = self.settings.optimizer
-        groups = self.representation.param_groups(at(o.lr, 0), at(o.lr_background, 0))
+        groups = [group for group in self.representation.param_groups(at(o.lr, 0), at(o.lr_background, 0)) if self.trains(group)]
         return torch.optim.Adam(groups, betas=(o.betas[0], o.betas[1]), eps=o.eps, fused=True)
 
     def on_train_batch_start(self, batch: int, batch_idx: int) -> None:

@@ -12,7 +12,7 @@ from threedgen.errors import UserError
 from threedgen.evaluation.ssim import ssim
 from threedgen.guidance.images import Images
 from threedgen.representations.base import Render, Representation
-from threedgen.schedule import at
+from threedgen.schedule import at, knots_of
 from threedgen.systems.objectives import Lesson, Objective
 
 
@@ -108,4 +108,6 @@ def fit_objective(stage: StageSettings, images: PosedImages) -> ImagesObjective:
     background = getattr(stage.representation, "background", "black")
     if images.has_alpha and background != "black":
         raise UserError(f"the images have alpha, which the fit itself composites: set representation.background to black, not {background}")
+    if images.normal is None and any(weight > 0 for _, weight in knots_of(stage.guidance.normal)):
+        raise UserError("guidance.normal has a weight, but the images were read without normal maps: give the first stage a weight as well")
     return ImagesObjective(stage.guidance, images)

@@ -19,6 +19,7 @@ from threedgen.guidance.im3d import IM3D
 from threedgen.guidance.rule import Rule
 from threedgen.guidance.vsd import VSD
 from threedgen.guidance.wishes import check_fit
+from threedgen.priors.base import Prior
 from threedgen.registry import name_of
 from threedgen.representations.base import Render, Representation
 from threedgen.systems.critic import CriticTrainer
@@ -44,15 +45,16 @@ class Objective(nn.Module):
         """The step's loss; `normals` asks for a rendering with normals."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Leave the teacher as it was, when the last step is done."""
+
 
 class ResidualObjective(Objective):
     """Renders the views of the step and asks the rule for its gradient."""
 
     def __init__(self, rule: Rule, sampler: OrbitSampler, teacher: Teacher, total: int, seed: int = 0) -> None:
         super().__init__()
-        check_fit(rule, teacher.prior)
-        if needs := (*rule.needs, *(["image"] if "image" in rule.wishes() else [])):
-            raise UserError(f"guidance {name_of(rule)} needs {', '.join(needs)}: a text-to-3D run has only renderings")
+        check_teachable(rule, teacher.prior)
         self.rule, self.sampler, self.total = rule, sampler, total
         self.trainer = CriticTrainer(rule, teacher, seed) if isinstance(rule, VSD) else None
         self.teacher = teacher if self.trainer is None else self.trainer.teacher
@@ -66,6 +68,11 @@ class ResidualObjective(Objective):
         if self.trainer is not None:
             out.info["critic"] = self.trainer.after(out.step)
         return Lesson(out.loss, render, out.info)
+
+    def close(self) -> None:
+        """Take the critic off the prior."""
+        if self.trainer is not None:
+            self.trainer.close()
 
     @torch.no_grad()
     def first_renderings(self, representation: Representation, draws: Draws, count: int) -> Iterator[Step]:
@@ -150,7 +157,7 @@ class ReconstructionObjective(Objective):
 
     def __init__(self, guidance: IM3D, sampler: OrbitSampler, teacher: Teacher) -> None:
         super().__init__()
-        check_fit(guidance, teacher.prior)
+        check_teachable(guidance, teacher.prior)
         self.guidance, self.sampler, self.teacher = guidance, sampler, teacher
         self.shaping = ResidualObjective(guidance.shaping(), sampler, teacher, guidance.warm_up) if guidance.warm_up else None
         self.bank = TargetBank(guidance.bank, sampler.settings.views, teacher.prior.native_resolution)
@@ -182,6 +189,13 @@ class ReconstructionObjective(Objective):
         pixels = self.bank.images.shape[2] ** 2
         cameras, target, empty = self.bank.random_views(max(1, self.guidance.rays // pixels), draws)
         return representation.render(cameras, draws=draws, normals=normals), target, empty
+
+
+def check_teachable(guidance: Rule | IM3D, prior: Prior) -> None:
+    """UserError where a prior cannot teach what a guidance wishes, or the guidance needs more than a run from text has."""
+    check_fit(guidance, prior)
+    if needs := (*getattr(guidance, "needs", ()), *(["image"] if "image" in guidance.wishes() else [])):
+        raise UserError(f"guidance {name_of(guidance)} needs {', '.join(needs)}: a text-to-3D run has only renderings")
 
 
 def objective_of(guidance: Rule | IM3D, sampler: OrbitSampler, teacher: Teacher, total: int, seed: int = 0) -> Objective:
