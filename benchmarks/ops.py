@@ -1,7 +1,8 @@
 """Time of the operators, compiled against their torch twins: `python benchmarks/ops.py [--device cuda] [--json FILE]`.
 
-Best of several repeats, forwards plus backwards where there is a gradient. Set OMP_NUM_THREADS for the CPU. Prints one table and writes
-JSON under benchmarks/results/.
+Best of several repeats, forwards plus backwards where there is a gradient. Set OMP_NUM_THREADS for the CPU. Prints a table of operators and
+one of whole renderings of each representation, with their gradients, and writes JSON under benchmarks/results/. Where embreex is installed
+(`pip install embreex`), the rasterizer is also compared with Embree, which finds the first hits of the same rays.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from threedgen.cameras import orbit_cameras
+from threedgen.cameras import Cameras, orbit_cameras
+from threedgen.config.schema import DMTetSettings, GaussiansSettings, HashGridSettings, MeshSettings
 from threedgen.ops import (
     HashGridSpec,
     adjacent_edges,
@@ -31,6 +34,7 @@ from threedgen.ops import (
     interpolate,
     march_rays,
     marching_tets,
+    project_gaussians,
     rasterize,
     silhouettes,
     splat,
@@ -40,10 +44,18 @@ from threedgen.ops.barycentric import barycentric_reference
 from threedgen.ops.composite import composite_reference
 from threedgen.ops.hash_grid import hash_grid_reference
 from threedgen.ops.interpolate import interpolate_reference
+from threedgen.ops.project_gaussians import project_gaussians_reference
 from threedgen.ops.rasterize import rasterize_reference
 from threedgen.ops.ray_march import march_rays_reference
 from threedgen.ops.silhouettes import silhouettes_reference
 from threedgen.ops.splat import TILE, box_extent, splat_bins_reference, splat_reference
+from threedgen.runs.build import REPRESENTATIONS
+
+try:
+    from embreex.mesh_construction import TriangleMesh
+    from embreex.rtcore_scene import EmbreeScene
+except ImportError:
+    EmbreeScene = None
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -58,6 +70,15 @@ class Row:
     @property
     def ratio(self) -> float:
         return self.twin_ms / self.kernel_ms
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rendering of a representation with the gradient to all of its parameters."""
+
+    representation: str
+    size: str
+    ms: float
 
 
 def best_ms(function: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -147,6 +168,21 @@ def splat_row(count: int, views: int, side: int, deviation: float, device: torch
     return compare("splat", size, kernel, twin, device)
 
 
+def projection_row(count: int, views: int, device: torch.device) -> Row:
+    """Gaussians in view of all cameras."""
+    cameras = orbit_cameras([360.0 * k / views for k in range(views)], elevation=20, distance=2.6, fovy=40, height=64, width=64).to(device)
+    values = [
+        value.requires_grad_() for value in (torch.rand(count, 3, device=device) - 0.5, 0.05 * torch.randn(count, 3, 3, device=device))
+    ]
+    arguments = (*values, cameras.image_axes(), cameras.positions, cameras.focal, 64, 64)
+
+    def run(function: Callable[..., tuple[Tensor, ...]]) -> None:
+        torch.autograd.grad(torch.cat([out.flatten() for out in function(*arguments)]).sum(), values)
+
+    size = f"{count // 1000}k, {views} views"
+    return compare("project_gaussians", size, lambda: run(project_gaussians), lambda: run(project_gaussians_reference), device)
+
+
 def ball_in_clip_space(views: int, cells: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """clip [B,V,4] of a ball from a tetrahedral grid, its faces, and the face at every pixel."""
     positions, tets = (tensor.to(device) for tensor in tet_grid(cells))
@@ -181,6 +217,49 @@ def mesh_rows(size: int, device: torch.device) -> list[Row]:
     ]
 
 
+def embree_row(triangles: int, side: int) -> Row | None:
+    """First hits of a ball of about so many triangles, by our rasterizer and by Embree, its tree built before; None without embreex."""
+    if EmbreeScene is None:
+        return None
+    positions, tets = tet_grid(round((triangles / 26) ** 0.5))
+    vertices, faces = marching_tets(positions.norm(dim=-1) - 0.8, positions, tets)
+    cameras = orbit_cameras([30], elevation=20, distance=2.6, fovy=40, height=side, width=side)
+    clip = torch.einsum("bij,vj->bvi", cameras.view_projection(), torch.nn.functional.pad(vertices, (0, 1), value=1.0))
+    origins, directions = (rays.reshape(-1, 3).numpy() for rays in cameras.rays())
+    scene = EmbreeScene()
+    TriangleMesh(scene, vertices[faces].numpy())
+    hit = torch.from_numpy(scene.run(origins, directions)).view(side, side) >= 0
+    seen = rasterize(clip, faces, side, side)[0][0] >= 0
+    assert (hit == seen).float().mean() > 0.99, "Embree and the rasterizer see different shapes"
+    size = f"{side}^2 pixels, {len(faces) / 1000:.0f}k faces, against Embree"
+    cpu = torch.device("cpu")
+    return compare("rasterize", size, lambda: rasterize(clip, faces, side, side), lambda: scene.run(origins, directions), cpu)
+
+
+def steps(device: torch.device) -> list[Step]:
+    """Each representation as its settings are by default, Gaussians with 5000 of them; four views of 64^2 pixels."""
+    cameras = orbit_cameras([0, 90, 180, 270], elevation=20, distance=2.6, fovy=40, height=64, width=64).to(device)
+    cases = {
+        "gaussians": GaussiansSettings(count=5000, capacity=5000),
+        "hashgrid": HashGridSettings(),
+        "dmtet": DMTetSettings(),
+        "mesh": MeshSettings(),
+    }
+    return [full_step(name, settings, cameras, device) for name, settings in cases.items()]
+
+
+def full_step(name: str, settings: Any, cameras: Cameras, device: torch.device) -> Step:
+    made = REPRESENTATIONS[type(settings)](settings).to(device)
+
+    def step() -> None:
+        made.zero_grad()
+        render = made.render(cameras)
+        (render.rgb.sum() + render.alpha.sum()).backward()
+
+    numbers = sum(parameter.numel() for parameter in made.parameters())
+    return Step(name, f"{len(cameras)} x {cameras.height}^2 pixels, {numbers / 1000:.0f}k numbers", best_ms(step, device, 10))
+
+
 def processor(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -201,17 +280,25 @@ def main() -> None:
     rows = [hash_grid_row(*grid, device) for grid in grids]
     rows += [march_row(64, device), march_row(128, device), composite_row(device)]
     rows += [splat_row(*cloud, device) for cloud in ((5_000, 4, 64, 2.2), (20_000, 1, 256, 4.0))]
-    rows += [*mesh_rows(64, device), *mesh_rows(256, device)]
+    rows += [projection_row(5_000, 4, device), *mesh_rows(64, device), *mesh_rows(256, device)]
+    if device.type == "cpu" and (row := embree_row(20_000, 256)):
+        rows.append(row)
+    whole = steps(device)
     load = round(os.getloadavg()[0], 1)
     print(f"{processor(device)}, torch {torch.__version__}, load {load} on {os.cpu_count()} cores\n")
-    print(f"{'op':<12}{'size':<46}{'twin ms':>10}{'kernel ms':>12}{'ratio':>8}")
+    print(f"{'op':<18}{'size':<46}{'twin ms':>10}{'kernel ms':>12}{'ratio':>8}")
     for row in rows:
-        print(f"{row.op:<12}{row.size:<46}{row.twin_ms:>10.1f}{row.kernel_ms:>12.2f}{row.ratio:>8.1f}")
+        print(f"{row.op:<18}{row.size:<46}{row.twin_ms:>10.1f}{row.kernel_ms:>12.2f}{row.ratio:>8.1f}")
+    if device.type == "cpu" and EmbreeScene is None:
+        print("embreex is not installed: no comparison with Embree")
+    print(f"\n{'rendering and gradient':<64}{'ms':>10}")
+    for step in whole:
+        print(f"{step.representation:<18}{step.size:<46}{step.ms:>10.1f}")
     file = options.json or RESULTS / f"ops-{device.type}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     table = [{**asdict(row), "ratio": row.ratio} for row in rows]
     machine = {"processor": processor(device), "torch": torch.__version__, "load_average": load, "cores": os.cpu_count()}
-    file.write_text(json.dumps(machine | {"rows": table}, indent=2) + "\n")
+    file.write_text(json.dumps(machine | {"rows": table, "steps": [asdict(step) for step in whole]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ TORCH_LIBRARY(threedgen, m) {
   m.def("composite(Tensor sigma, Tensor features, Tensor offsets, float step) -> (Tensor, Tensor, Tensor)");
   m.def("composite_backward(Tensor grad_out, Tensor grad_transmittance, Tensor grad_weights, Tensor sigma, Tensor features, Tensor offsets, Tensor transmittance, float step) -> (Tensor, Tensor)");
   m.def("rasterize(Tensor clip, Tensor faces, int height, int width) -> (Tensor, Tensor)");
+  m.def("project_gaussians(Tensor means, Tensor axes, Tensor turn, Tensor eye, Tensor focal, int height, int width) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("project_gaussians_backward(Tensor grad_mean, Tensor grad_conic, Tensor grad_depth, Tensor grad_shrink, Tensor means, Tensor axes, Tensor turn, Tensor eye, Tensor focal, int height, int width) -> (Tensor, Tensor)");
   m.def("splat_bins(Tensor mean, Tensor extent, Tensor depth, int height, int width, int tile) -> (Tensor, Tensor)");
   m.def("splat(Tensor mean, Tensor conic, Tensor opacity, Tensor features, Tensor extent, Tensor entries, Tensor offsets, int height, int width, int tile) -> (Tensor, Tensor, Tensor)");
   m.def("splat_backward(Tensor grad_out, Tensor grad_transmittance, Tensor mean, Tensor conic, Tensor opacity, Tensor features, Tensor extent, Tensor entries, Tensor offsets, Tensor transmittance, Tensor last, int height, int width, int tile) -> (Tensor, Tensor, Tensor, Tensor)");

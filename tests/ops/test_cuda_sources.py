@@ -16,6 +16,11 @@ KERNELS = (
     "hash_grid_backward_x",
     "write_samples",
     "composite_rays_backward",
+    "project_gaussians_forward",
+    "project_gaussians_backward_means",
+    "splat_count_tiles",
+    "splat_write_entries",
+    "splat_tile_offsets",
     "splat_forward",
     "splat_backward_entries",
 )

@@ -345,3 +345,16 @@ def test_kernel_refuses_lists_outside_the_scene(entries: list[int], offsets: lis
     lists = (torch.tensor(entries, dtype=torch.int32), torch.tensor(offsets))
     with pytest.raises(ValueError, match=message):
         torch.ops.threedgen.splat(mean, conic, opacity, features, box_extent(conic, opacity), *lists, 9, 9, 16)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", SCENES)
+def test_cuda_lists_the_tiles_as_the_twin_does(name: str, dtype: torch.dtype) -> None:
+    mean, conic, opacity, _, depth = (value.detach() for value in scene(name, dtype))
+    depth = (depth * 8).round() / 8  # many equal ones
+    arguments = (mean, box_extent(conic, opacity), depth)
+    got = torch.ops.threedgen.splat_bins(*(value.cuda() for value in arguments), HEIGHT, WIDTH, 16)
+    for g, w in zip(got, splat_bins_reference(*arguments, HEIGHT, WIDTH, 16), strict=True):
+        assert torch.equal(g.cpu(), w)

@@ -1,12 +1,14 @@
 """Densification: what it copies, cuts, moves and frees, and what the image keeps."""
 
+import math
+
 import pytest
 import torch
 
 from threedgen.cameras import orbit_cameras
 from threedgen.config.schema import GaussiansSettings
 from threedgen.draws import Draws
-from threedgen.representations.densification import FAINT, adc, divided, mcmc
+from threedgen.representations.densification import FAINT, adc, divided, explore, mcmc
 from threedgen.representations.gaussians import GaussianCloud
 
 CAMERAS = orbit_cameras([0.0, 90.0], elevation=15.0, distance=2.6, fovy=40.0, height=32, width=32)
@@ -60,6 +62,58 @@ def test_mcmc_moves_the_dead_to_the_living_and_never_past_the_places():
     assert int(made.alive.sum()) == 60
     assert made.means.abs().max() < 1
     assert (made.opacity > FAINT * 0.99).all()
+
+
+def wandered(**settings: object) -> tuple[GaussianCloud, torch.Tensor]:
+    """A cloud, half of it hidden, with axes of many lengths; and how far [P,3] noise moves its Gaussians."""
+    made = cloud(count=4000, capacity=4100, **settings)
+    with torch.no_grad():
+        made.logits[:2000] = -20
+        made.logits[2000:4000] = 0
+        made.log_scales[:] = torch.tensor([-2.0, -3.0, -4.0])
+        made.quaternions[:] = torch.tensor([0.5, 0.5, 0.5, 0.5])  # x to y to z
+    before = made.means.detach().clone()
+    explore(made, 0, rng())
+    return made, made.means.detach() - before
+
+
+def test_noise_moves_hidden_gaussians_along_their_covariance():
+    """Standard deviation: noise times the variance of the axis, times the sigmoid of the paper at an opacity of nothing."""
+    _, moved = wandered(noise=10.0)
+    variance = torch.exp(2 * torch.tensor([-4.0, -2.0, -3.0]))
+    torch.testing.assert_close(moved[:2000].std(0), 10 * variance / (1 + math.exp(-0.5)), rtol=0.06, atol=0)
+    assert (moved[:2000].mean(0).abs() < 0.1 * moved[:2000].std(0)).all()
+
+
+def test_noise_leaves_what_shows_and_what_is_not_there():
+    _, moved = wandered(noise=10.0)
+    assert moved[2000:].abs().max() == 0
+
+
+def test_noise_follows_its_schedule_and_its_key():
+    made = cloud(noise=[0, 10.0, 0.0, 10])
+    with torch.no_grad():
+        made.logits[:] = -20
+    means = made.means.detach().clone()
+    explore(made, 10, rng())
+    assert torch.equal(made.means, means)
+    explore(made, 5, rng())
+    assert (made.means[:60] != means[:60]).all()
+    again = cloud(noise=5.0)
+    with torch.no_grad():
+        again.logits[:] = -20
+    explore(again, 0, rng())
+    assert torch.equal(again.means, made.means)
+
+
+def test_only_mcmc_has_noise():
+    for strategy, stays in (("mcmc", False), ("adc", True), ("none", True)):
+        made = cloud(strategy=strategy)
+        with torch.no_grad():
+            made.logits[:] = -20
+        means = made.means.detach().clone()
+        made.after_step(0, Draws(0, 0, range(2)))
+        assert torch.equal(made.means, means) == stays
 
 
 def test_mcmc_leaves_an_invisible_cloud_alone():

@@ -10,7 +10,7 @@ from torch import Tensor
 from threedgen.errors import UserError
 from threedgen.ops.composite import composite
 from threedgen.representations.base import Mesh, Render, Samples
-from threedgen.representations.extraction import auto_threshold, extract_mesh, sample_grid, without_floaters
+from threedgen.representations.extraction import auto_threshold, extract_mesh, sample_grid, surface_of, without_floaters
 
 EVERYWHERE = torch.ones(4, 4, 4, dtype=torch.bool)
 LEVEL, SOLID, RESOLUTION = 10.0, 100.0, 48
@@ -161,3 +161,10 @@ def test_what_lies_behind_the_visible_surface_does_not_raise_the_threshold():
 def test_without_an_opaque_ray_there_is_no_threshold():
     with pytest.raises(UserError, match="the scene is empty"):
         auto_threshold(render_through(torch.full((5, 10), 0.1), 0.02), 0.02)
+
+
+def test_what_is_thinner_than_the_grid_is_named():
+    values = torch.zeros(20, 20, 20)
+    values[10, 10, 10] = 1.0
+    with pytest.raises(UserError, match=r"raise export\.resolution"):
+        surface_of(values, 1.0, 0.5)

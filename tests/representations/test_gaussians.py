@@ -10,9 +10,10 @@ from threedgen.cameras import orbit_cameras
 from threedgen.config.schema import GaussiansSettings
 from threedgen.draws import Draws
 from threedgen.errors import UserError
+from threedgen.representations import gaussians
 from threedgen.representations.base import Mesh
 from threedgen.representations.gaussian_starts import ball, on_mesh, spacing
-from threedgen.representations.gaussians import GaussianCloud
+from threedgen.representations.gaussians import GaussianCloud, thinnest
 from threedgen.representations.mesh import render_mesh
 from threedgen.representations.mesh_loading import load_mesh
 from threedgen.representations.spherical_harmonics import ZERO
@@ -20,6 +21,14 @@ from threedgen.shipped import shipped_folder
 
 BARREL = shipped_folder("assets") / "meshes" / "barrel.glb"
 CAMERAS = orbit_cameras([0.0, 120.0, 240.0], elevation=15.0, distance=2.6, fovy=40.0, height=33, width=33)
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch):
+    """Colours of meshes from fewer and smaller pictures than users get."""
+    monkeypatch.setattr(gaussians, "VIEWS", 16)
+    monkeypatch.setattr(gaussians, "VIEW_PIXELS", 80)
+    monkeypatch.setattr(gaussians, "OUTLINE_PIXELS", 48)
 
 
 def cloud(seed: int = 0, **settings: object) -> GaussianCloud:
@@ -158,6 +167,69 @@ def test_points_on_a_mesh_have_its_colours():
     assert brown.float().mean() > 0.4
 
 
+def test_points_on_a_mesh_take_the_colours_they_are_given():
+    mesh = load_mesh(BARREL, fit_radius=0.85)
+    start = on_mesh(mesh, 300, torch.Generator().manual_seed(0), albedo=lambda points: points.abs())
+    torch.testing.assert_close(start.rgb, start.points.abs())
+    assert torch.equal(start.points, on_mesh(mesh, 300, torch.Generator().manual_seed(0)).points)
+
+
+def test_discs_lie_on_the_surface():
+    box = trimesh.creation.box((2.0, 1.0, 0.5))
+    start = on_mesh(Mesh(torch.from_numpy(box.vertices).float(), torch.from_numpy(box.faces)), 500, torch.Generator().manual_seed(0))
+    made = GaussianCloud(GaussiansSettings(count=500, capacity=500), start=start)
+    on_side = (start.points.abs() - torch.tensor([1.0, 0.5, 0.25])).abs() < 1e-6
+    thin = thinnest(made.axes(), made.log_scales).detach().abs()
+    torch.testing.assert_close(thin[on_side.sum(-1) == 1], on_side[on_side.sum(-1) == 1].float(), rtol=0, atol=1e-5)
+    lengths = made.log_scales.detach().exp()
+    torch.testing.assert_close(lengths[:, 2] / lengths[:, 0], torch.full((500,), 0.2))
+
+
+def test_discs_begin_on_a_hull():
+    """A ball beside the origin, and a plate thinner than the grid."""
+    centre = torch.tensor([0.2, 0.0, -0.1])
+
+    def hull(points: torch.Tensor) -> torch.Tensor:
+        plate = torch.stack([points[:, 0].abs() - 0.9, points[:, 1].abs() - 0.9, (points[:, 2] - 0.8).abs() - 0.002], -1).amax(-1)
+        return torch.minimum((points - centre).norm(dim=-1) - 0.4, plate)
+
+    made = GaussianCloud(GaussiansSettings(start="hull", count=2000, capacity=2000), seed=1, hull=hull)
+    on_plate = made.means[:, 2] > 0.7
+    assert 0.5 < on_plate.float().mean() < 0.9
+    torch.testing.assert_close(
+        (made.means[~on_plate] - centre).norm(dim=-1), torch.full((int((~on_plate).sum()),), 0.4125), rtol=0, atol=3e-3, check_dtype=False
+    )
+    with pytest.raises(UserError, match="no space in common"):
+        GaussianCloud(GaussiansSettings(start="hull"), hull=lambda points: points[:, 0] + 5)
+
+
+def test_a_mesh_without_area_is_refused():
+    with pytest.raises(UserError, match="without area"):
+        on_mesh(Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]])), 10, torch.Generator())
+
+
+def test_a_cloud_begins_on_the_surface_of_another_one():
+    """A red ball of Gaussians, its mesh, and Gaussians on that: mesh and second cloud look alike from all sides."""
+    first = solid()
+    mesh = first.to_mesh(48)
+    start = on_mesh(mesh, 2000, torch.Generator().manual_seed(0), albedo=first.albedo)
+    second = GaussianCloud(GaussiansSettings(count=2000, capacity=2100, opacity=0.9, background="black"), start=start)
+    assert int(second.alive.sum()) == 2000
+    with torch.no_grad():
+        a, b = render_mesh(mesh, CAMERAS), second.render(CAMERAS)
+    inside, also = a.alpha > 0.5, b.alpha > 0.5
+    assert (inside & also).sum() / (inside | also).sum() > 0.85
+    torch.testing.assert_close(b.rgb[inside[..., 0] & (b.alpha[..., 0] > 0.9)].mean(0), torch.tensor([1.0, 0.0, 0.0]), rtol=0, atol=0.1)
+
+
+def test_the_mesh_of_a_cloud_leaves_strays_out():
+    made, other = solid(300), solid(300)
+    with torch.no_grad():
+        other.means[0] = torch.tensor([30.0, 0.0, 0.0])
+    for mine, theirs in zip(made.to_mesh(32).vertices.aminmax(dim=0), other.to_mesh(32).vertices.aminmax(dim=0), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0.05)
+
+
 def test_a_point_cloud_is_a_start(tmp_path):
     points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
     colours = torch.full((50, 4), 255, dtype=torch.uint8)
@@ -188,11 +260,41 @@ def test_the_mesh_of_a_ball_is_a_sphere_with_its_colour():
     radii = mesh.vertices.norm(dim=-1)
     assert 0.55 < radii.min() < radii.max() < 0.8
     assert trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False).is_watertight
-    torch.testing.assert_close(made.albedo(mesh.vertices), torch.tensor([1.0, 0.0, 0.0]).expand(len(radii), 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(made.albedo(mesh.vertices), torch.tensor([1.0, 0.0, 0.0]).expand(len(radii), 3), rtol=0, atol=1e-3)
 
 
-def test_colours_far_away_are_those_of_the_nearest():
-    assert torch.equal(solid().albedo(torch.tensor([[5.0, 0.0, 0.0]])), torch.tensor([[1.0, 0.0, 0.0]]))
+def test_a_mesh_has_the_colours_that_are_seen_and_not_those_inside():
+    """A shell of two colours around a core of a third one; points on either side have its colour."""
+    made = solid(3000, 0.5)
+    with torch.no_grad():
+        inside = made.means.norm(dim=-1) < 0.35
+        upper = made.means[:, 2] > 0
+        made.base[:, 0] = (torch.where(upper[:, None], torch.tensor([1.0, 0, 0]), torch.tensor([0, 0, 1.0])) - 0.5) / ZERO
+        made.base[inside, 0] = (torch.tensor([0, 1.0, 0]) - 0.5) / ZERO
+    points = torch.tensor([[0.2, 0.1, 0.5], [-0.3, 0.2, 0.4], [0.1, -0.3, -0.45]])
+    want = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]])
+    torch.testing.assert_close(made.albedo(points), want, rtol=0, atol=0.15)
+    assert made.albedo(points[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("background", ["white", "black"])
+def test_the_background_does_not_colour_a_mesh(background: str):
+    """Not even half-transparent Gaussians."""
+    made = cloud(count=300, capacity=300, start_radius=0.3, opacity=0.05, background=background)
+    with torch.no_grad():
+        made.base[:] = torch.tensor([0.5, -0.5, -0.5]) / ZERO
+    torch.testing.assert_close(made.albedo(torch.tensor([[0.2, 0.0, 0.1]])), torch.tensor([[1.0, 0.0, 0.0]]), rtol=0, atol=0.02)
+
+
+def test_a_sheet_thinner_than_the_grid_stays_whole():
+    made = cloud(count=2000, capacity=2000, opacity=0.3)
+    with torch.no_grad():
+        made.means[:] = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+        made.means[:, 2] = 0.011
+        made.log_scales[:] = torch.tensor([0.03, 0.03, 0.001]).log()
+    mesh = made.to_mesh(48)
+    assert (mesh.vertices[:, :2].aminmax(dim=0).max > 0.45).all()
+    assert trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy()).area > 1.9
 
 
 def test_an_empty_cloud_has_no_mesh():

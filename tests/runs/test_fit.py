@@ -82,9 +82,12 @@ def test_a_surface_starts_from_the_hull_of_the_silhouettes(tmp_path, representat
     words = [f"{STAGE}.steps=1", f"{STAGE}.representation.resolution=24"]
     words += [f"{STAGE}.representation.edge=0.08"] if representation == "mesh" else []
     settings = load("fit", [f"data={data}", f"output={tmp_path / 'runs'}", f"representation={representation}", *TINY, *words]).settings
-    metrics = json.loads((execute(settings, "fit").folder / "metrics.json").read_text())
+    result = execute(settings, "fit")
+    metrics = json.loads((result.folder / "metrics.json").read_text())
     assert metrics["test/psnr"] - metrics["test/psnr_foreground"] > 2
     assert metrics["test/psnr"] > 13
+    made = result.files["glb"].read_bytes()
+    assert execute(settings, "fit", resume=True).files["glb"].read_bytes() == made  # nothing is left to do
 
 
 def test_normal_maps_bend_a_mesh(tmp_path):

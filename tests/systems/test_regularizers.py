@@ -4,18 +4,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from threedgen.config.schema import RegularizerSettings
-from threedgen.representations.base import Mesh, Render, Samples
+from threedgen.cameras import orbit_cameras
+from threedgen.config.schema import GaussiansSettings, RegularizerSettings
+from threedgen.representations.base import Blobs, Mesh, Render, Samples
+from threedgen.representations.gaussians import GaussianCloud
 from threedgen.systems.regularizers import (
     PENALTIES,
+    anisotropy,
     distortion,
     entropy,
     laplacian,
     needs_normals,
     normal_consistency,
+    opacity,
     opaque,
     orientation,
     penalties,
+    size,
     sparsity,
     z_variance,
 )
@@ -247,3 +252,40 @@ def test_every_setting_has_a_penalty():
 
 def test_normals_are_rendered_only_while_orientation_is_on():
     assert [needs_normals(RegularizerSettings(orientation=[5, 0.0, 1.0, 10]), s) for s in (0, 5, 6)] == [False, False, True]
+
+
+def cloud(scales: list[list[float]], alphas: list[float]) -> Render:
+    blobs = Blobs(torch.tensor(scales).reshape(-1, 3).requires_grad_(), torch.tensor(alphas).requires_grad_())
+    return Render(torch.zeros(1, 3), torch.zeros(1, 1), torch.zeros(1, 1), blobs=blobs)
+
+
+def test_penalties_of_gaussians_by_hand():
+    render = cloud([[0.1, 0.2, 0.3], [0.1, 0.1, 0.5]], [0.2, 0.8])
+    assert opacity(render).item() == pytest.approx(0.5)
+    assert size(render).item() == pytest.approx(1.3 / 6)
+    assert anisotropy(render).item() == pytest.approx((0 + 2) / 2)
+
+
+def test_anisotropy_pulls_at_needles_alone():
+    render = cloud([[0.1, 0.2, 0.29], [0.1, 0.1, 0.5]], [0.2, 0.8])
+    assert render.blobs is not None
+    (slope,) = torch.autograd.grad(anisotropy(render), render.blobs.scales)
+    assert (slope[0] == 0).all()
+    assert slope[1, 2] > 0 > slope[1, :2].sum()
+
+
+def test_penalties_of_gaussians_are_nothing_without_any_and_need_some():
+    for penalty in (opacity, size, anisotropy):
+        assert penalty(cloud([], [])) == 0
+        with pytest.raises(ValueError, match="Gaussians"):
+            penalty(image([0.5]))
+
+
+def test_the_cloud_of_a_rendering_is_that_which_is_alive():
+    made = GaussianCloud(GaussiansSettings(count=20, capacity=30, opacity=0.25))
+    blobs = made.render(orbit_cameras([0.0], elevation=0.0, distance=2.6, fovy=40.0, height=8, width=8)).blobs
+    assert blobs is not None
+    assert blobs.scales.shape == (20, 3)
+    torch.testing.assert_close(blobs.opacity, torch.full((20,), 0.25))
+    penalty = penalties(RegularizerSettings(opacity=0.5), made.render(orbit_cameras([0.0], 0.0, 2.6, 40.0, 8, 8)), step=0)
+    assert penalty["opacity"].item() == pytest.approx(0.125)

@@ -1,4 +1,4 @@
-"""Recipes and profiles: what a config says about another guidance, representation or machine than its own, in files beside the config.
+"""Recipes and profiles: what a config says about another guidance, representation or machine, in files of their own beside the config.
 
 A recipe is a part of a stage (`guidance: {...}`, `cameras: {...}`, `steps: ...`, keys relative to the stage). It lies in
 `recipes/<stem of the config>/<guidance or representation>.yaml` and comes on top of the config where the command line chooses that guidance

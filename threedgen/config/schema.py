@@ -150,12 +150,16 @@ class GaussiansSettings:
     Learning rates of positions, sizes, opacities and colours are fixed shares of the optimizer's.
     """
 
+    kind: ClassVar[str] = "cloud"  # its renderings carry the Gaussians
     parts_apart: ClassVar[bool] = True
 
     count: int = setting(3000, "Gaussians at the start", low=4, high=10_000_000)
     capacity: int = setting(6000, "most Gaussians there may ever be", low=4, high=10_000_000)
     start: str = setting(
-        "sphere", "where they begin: sphere (a ball), or a file with a mesh (its surface) or with points (a PLY point cloud)", unit="path"
+        "sphere",
+        "where they begin: sphere (a ball), hull (on the space that all silhouettes of `data` have in common), or a file with a mesh (its "
+        "surface) or with points (a PLY point cloud)",
+        unit="path",
     )
     start_radius: float = setting(
         0.5, "radius of the ball, or of the sphere a mesh is fitted into", unit="scene radii", low=0.01, high=100.0
@@ -177,6 +181,14 @@ class GaussiansSettings:
         0.0002, "adc: mean gradient to the projected centre, in halves of the image, above which a Gaussian multiplies", low=0.0
     )
     split_size: float = setting(0.01, "adc: standard deviation above which it is cut and not copied", unit="scene radii", low=0.0)
+    noise: Any = setting(
+        80.0,
+        "mcmc: random walk of nearly invisible Gaussians in every step, as a factor on their covariance. The paper "
+        "has its learning rate of positions times 500000: 80, falling to 0.8 as the rate does; 0 is none",
+        unit="1 / scene radii",
+        low=0.0,
+        scheduled=True,
+    )
     prune_opacity: float = setting(0.005, "adc: opacity below which it goes", low=0.0, high=0.4)
     reset_every: int = setting(0, "adc: steps between resets of the opacities to nearly nothing; 0 never", unit="steps", low=0)
 
@@ -186,9 +198,15 @@ class GaussiansSettings:
             raise ValueError(f"capacity ({self.capacity}) must not be below count ({self.count})")
 
 
+def starts_on_hull(representation: object) -> bool:
+    """Whether settings of a representation let it start from the visual hull of posed images."""
+    return "hull" in (getattr(representation, "shape", ""), getattr(representation, "start", ""))
+
+
 # Penalties that look at more than images: the kind of representation that has it, and what it is.
 PENALTIES_OF_A_KIND = dict.fromkeys(("distortion", "orientation", "z_variance", "entropy"), ("volume", "samples along rays"))
 PENALTIES_OF_A_KIND |= dict.fromkeys(("normal_consistency", "laplacian"), ("surface", "the faces of a mesh"))
+PENALTIES_OF_A_KIND |= dict.fromkeys(("opacity", "size", "anisotropy"), ("cloud", "Gaussians"))
 
 
 @dataclass
@@ -255,13 +273,13 @@ class MeshSettings(SurfaceSettings):
     edge: Any = setting(
         0.04, "length of the edges; where the surface rests they become shorter", unit="scene radii", low=1e-4, scheduled=True
     )
-    edge_range: list[float] = setting([0.5, 1.5], "shortest and longest edge, as shares of edge", low=0.05, high=20.0, **INTERVAL)
     spread: int = setting(
         8,
         "sweeps that spread the gradients over the neighbours of a vertex, so that parts of the surface move and not single vertices",
         low=0,
         high=1000,
     )
+    edge_range: list[float] = setting([0.5, 1.5], "shortest and longest edge, as shares of edge", low=0.05, high=20.0, **INTERVAL)
     remesh_every: int = setting(5, "steps between turns of remeshing; 0 keeps the first mesh", unit="steps", low=0)
     remesh_until: int = setting(1_000_000, "last step that remeshes", unit="steps", low=0)
     gain: float = setting(
@@ -285,6 +303,13 @@ class RegularizerSettings:
     normal_consistency: Any = setting(0.0, "1 - cosine between neighbouring faces of a mesh: smooth surfaces", low=0.0, scheduled=True)
     laplacian: Any = setting(
         0.0, "distance of a mesh's vertices from the means of their neighbours: even surfaces", low=0.0, scheduled=True
+    )
+    opacity: Any = setting(0.0, "mean opacity of Gaussians: those not needed die and move (3DGS-MCMC has 0.01)", low=0.0, scheduled=True)
+    size: Any = setting(
+        0.0, "mean standard deviation of Gaussians in scene radii: no large ones (3DGS-MCMC has 0.01)", low=0.0, scheduled=True
+    )
+    anisotropy: Any = setting(
+        0.0, "mean excess of a Gaussian's longest axis over 3 times its shortest (PhysGaussian): no needles", low=0.0, scheduled=True
     )
 
 
@@ -332,8 +357,8 @@ class StageSettings:
             on = any(weight > 0 for _, weight in knots_of(getattr(self.regularizers, name)))
             if on and getattr(self.representation, "kind", "") != kind:
                 raise ValueError(f"regularizers.{name} looks at {looks_at}, which this representation has not: leave it at 0")
-        if getattr(self.representation, "shape", "") == "hull" and POSED_IMAGES not in getattr(self.guidance, "needs", ()):
-            raise ValueError("representation.shape hull is carved from posed images, and this guidance has none: choose another shape")
+        if starts_on_hull(self.representation) and POSED_IMAGES not in getattr(self.guidance, "needs", ()):
+            raise ValueError("a hull to start from is carved from posed images, and this guidance has none: choose another start")
         if hasattr(self.guidance, "check_stage"):
             self.guidance.check_stage(self.cameras.views, self.steps)
 

@@ -33,7 +33,7 @@ def hull_distance(images: PosedImages) -> Callable[[Tensor], Tensor]:
         UserError: the images have no alpha.
     """
     if not images.has_alpha:
-        raise UserError("the images have no alpha, so there is no silhouette to carve: choose representation.shape sphere")
+        raise UserError("the images have no alpha, so no silhouette can be carved: start from a sphere (representation.shape or .start)")
     outline = torch.from_numpy(np.stack([_pixels_to_outline(alpha) for alpha in images.alpha[..., 0].cpu().numpy() > 0.5]))
     cameras = images.cameras.to("cpu")
 

@@ -87,8 +87,8 @@ def f_score(candidate: Surface, reference: Surface, threshold: float = 0.05, sam
     Raises:
         UserError: a surface has no area.
     """
-    points = surface_points(candidate, samples, seed, "candidate")
-    return likeness(points, surface_points(reference, samples, seed, "reference"), longest_side(reference), threshold).f_score
+    found, wanted = surface_points(candidate, samples, seed, "candidate"), surface_points(reference, samples, seed, "reference")
+    return likeness(found, wanted, longest_side(reference), threshold).f_score
 
 
 def longest_side(surface: Surface) -> float:

@@ -8,6 +8,7 @@ from threedgen.ops.composite import composite
 from threedgen.ops.hash_grid import HashGridSpec, hash_grid
 from threedgen.ops.interpolate import interpolate
 from threedgen.ops.marching_tets import marching_tets, tet_grid
+from threedgen.ops.project_gaussians import project_gaussians
 from threedgen.ops.rasterize import rasterize
 from threedgen.ops.ray_march import march_rays, ray_indices
 from threedgen.ops.silhouettes import silhouettes
@@ -25,6 +26,7 @@ __all__ = [
     "interpolate",
     "march_rays",
     "marching_tets",
+    "project_gaussians",
     "rasterize",
     "ray_indices",
     "silhouettes",

@@ -27,6 +27,10 @@ SCHEMAS = (
     "composite_backward(Tensor grad_out, Tensor grad_transmittance, Tensor grad_weights, Tensor sigma, Tensor features, "
     "Tensor offsets, Tensor transmittance, float step) -> (Tensor, Tensor)",
     "rasterize(Tensor clip, Tensor faces, int height, int width) -> (Tensor, Tensor)",
+    "project_gaussians(Tensor means, Tensor axes, Tensor turn, Tensor eye, Tensor focal, int height, int width) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "project_gaussians_backward(Tensor grad_mean, Tensor grad_conic, Tensor grad_depth, Tensor grad_shrink, Tensor means, Tensor axes, "
+    "Tensor turn, Tensor eye, Tensor focal, int height, int width) -> (Tensor, Tensor)",
     "splat_bins(Tensor mean, Tensor extent, Tensor depth, int height, int width, int tile) -> (Tensor, Tensor)",
     "splat(Tensor mean, Tensor conic, Tensor opacity, Tensor features, Tensor extent, Tensor entries, Tensor offsets, int height, "
     "int width, int tile) -> (Tensor, Tensor, Tensor)",

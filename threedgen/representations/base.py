@@ -42,6 +42,14 @@ class Samples:
 
 
 @dataclass
+class Blobs:
+    """The Gaussians of a rendering, with gradient: scales [N,3] standard deviations along their axes in world units, opacity [N]."""
+
+    scales: Tensor
+    opacity: Tensor
+
+
+@dataclass
 class Render:
     """What rays saw, linear range, float. Leading axes: [B,H,W] for images of views, [R] for a bundle of rays.
 
@@ -52,6 +60,7 @@ class Render:
         normal: [...,3] unit world normals times alpha, or None where they were not asked for.
         samples: of a volume rendering that regularizers may look at, else None.
         surface: the mesh that was drawn, its vertices with gradient, where regularizers may look at it, else None.
+        blobs: the Gaussians that were drawn, where regularizers may look at them, else None.
     """
 
     rgb: Tensor
@@ -60,6 +69,7 @@ class Render:
     normal: Tensor | None = None
     samples: Samples | None = None
     surface: Mesh | None = None
+    blobs: Blobs | None = None
 
 
 @dataclass

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from threedgen.schedule import at
+
 if TYPE_CHECKING:
     from threedgen.representations.gaussians import GaussianCloud
 
 FAINT = 0.005  # opacity below which a Gaussian is as good as none
 SPLIT_SHRINK = 1.6
+STEEPNESS = 100.0  # of the fall of the noise with the opacity, around FAINT (3DGS-MCMC)
 GROWTH = 1.05  # of the number of Gaussians, every time (3DGS-MCMC)
 LARGEST_SHARE = 51  # of one Gaussian among how many it may be divided
 
@@ -72,6 +75,21 @@ def mcmc(cloud: GaussianCloud, step: int, rng: torch.Generator) -> Tensor:
     cloud.log_scales[shared] += shrink.log()[:, None]
     _copy(cloud, sources, places)
     return torch.cat([shared, places])
+
+
+@torch.no_grad()
+def explore(cloud: GaussianCloud, step: int, rng: torch.Generator) -> None:
+    """Noise on the positions, which makes the steps of 3DGS-MCMC (arXiv 2404.09591, equation 8) those of a Langevin sampler.
+
+    By `noise` covariance eta, eta standard normal, times 1 / (1 + exp(100 (opacity - 0.005))): Gaussians that show stay where they are.
+    """
+    strength = at(cloud.settings.noise, step)
+    if strength == 0:
+        return
+    eta = torch.randn(cloud.means.shape, generator=rng).to(cloud.means)
+    axes = cloud.axes()
+    hidden = torch.sigmoid(STEEPNESS * (FAINT - cloud.opacity)) * cloud.alive
+    cloud.means.data += strength * hidden[:, None] * (axes @ (axes.mT @ eta[..., None]))[..., 0]
 
 
 def divided(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

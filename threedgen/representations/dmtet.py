@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from threedgen.draws import Draws
 from threedgen.errors import UserError
 from threedgen.ops.marching_tets import marching_tets, tet_grid
 from threedgen.representations.base import Forgotten, Mesh
-from threedgen.representations.handed_over import fit_colours, surface_distance
+from threedgen.representations.handed_over import Albedo, fit_colours, surface_distance
 from threedgen.representations.initial_shape import Distance, initial_distance
 from threedgen.representations.surface import SurfaceRepresentation
 
@@ -75,7 +74,7 @@ class DMTet(SurfaceRepresentation):
         self.vanished = True
         return {self.sdf: torch.arange(len(self.sdf), device=self.sdf.device)}
 
-    def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
+    def take_shape(self, mesh: Mesh, albedo: Albedo, rng: torch.Generator) -> None:
         """Distances to the surface at the grid's vertices, offsets of nothing; the colours are fitted."""
         with torch.no_grad():
             self.sdf.copy_(surface_distance(mesh, self.positions.cpu(), self.cell / 2, rng))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +11,7 @@ from threedgen.draws import Draws
 from threedgen.errors import UserError
 from threedgen.ops.marching_tets import marching_tets, tet_grid
 from threedgen.representations.base import Forgotten, Mesh
-from threedgen.representations.handed_over import fit_colours, surface_distance
+from threedgen.representations.handed_over import Albedo, fit_colours, surface_distance
 from threedgen.representations.initial_shape import Distance, initial_distance
 from threedgen.representations.remeshing import Triangles, remesh
 from threedgen.representations.surface import SurfaceRepresentation
@@ -42,30 +40,23 @@ class ExplicitMesh(SurfaceRepresentation):
     def __init__(self, settings: MeshSettings, seed: int = 0, hull: Distance | None = None) -> None:
         """`hull` is what the shape hull starts from; UserError where a file of the settings cannot be read, or the start is too large."""
         super().__init__(settings, seed)
-        positions = self._grid()[0]
-        mesh = self._first(initial_distance(settings, positions, self.cell / 2, hull), f"the shape {settings.shape}")
+        radius, cells = settings.radius, settings.resolution
+        mesh = self._start(lambda points: initial_distance(settings, points, radius / cells, hull))
         self.vertices = nn.Parameter(mesh.position.clone())
         self.register_buffer("faces", self._padded(mesh.faces))
         self.register_buffer("wanted", torch.ones(settings.capacity))
         self.register_buffer("before", mesh.position.clone())
         self.register_buffer("motion", torch.zeros(settings.capacity, 4))
 
-    @property
-    def cell(self) -> float:
-        """Side of the cells of the grid that the first mesh is made on, world units."""
-        return 2 * self.settings.radius / self.settings.resolution
-
-    def _grid(self) -> tuple[Tensor, Tensor]:
-        positions, tets = tet_grid(self.settings.resolution)
-        return positions * self.settings.radius, tets
-
-    def _first(self, distance: Tensor, what: str) -> Triangles:
-        """A mesh by marching tetrahedra (so it is closed whatever the shape), remeshed to the wanted edges."""
-        s, (positions, tets) = self.settings, self._grid()
-        outside = positions.abs().amax(-1) == s.radius
-        points, faces = marching_tets(torch.where(outside, distance.clamp_min(1e-3 * self.cell), distance), positions, tets)
+    def _start(self, distance_to: Distance) -> Triangles:
+        """The first mesh, by marching tetrahedra (so it is closed whatever the shape), remeshed to the wanted edges."""
+        s = self.settings
+        positions, tets = tet_grid(s.resolution)
+        outside = positions.abs().amax(-1) == 1
+        distance = distance_to(positions * s.radius)
+        points, faces = marching_tets(torch.where(outside, distance.clamp_min(1e-3), distance), positions * s.radius, tets)
         if not len(faces):
-            raise UserError(f"{what} is too thin for a grid of {s.resolution} cells: raise representation.resolution")
+            raise UserError(f"the shape is too thin for a grid of {s.resolution} cells: raise representation.resolution")
         rows = max(s.capacity, len(points))
         values = torch.zeros(rows, 4).index_copy(0, torch.arange(len(points)), F.pad(points, (0, 1)))
         values[:, 3] = at(s.edge, 0)
@@ -99,7 +90,7 @@ class ExplicitMesh(SurfaceRepresentation):
     def after_step(self, step: int, draws: Draws) -> Forgotten:
         """Remeshes where it is time; vertices that are new are forgotten by the optimizer."""
         s = self.settings
-        if not s.remesh_every:
+        if not s.remesh_every or not self.vertices.requires_grad:
             return {}
         if not bool(torch.isfinite(self.vertices).all()):
             raise UserError("the vertices of the mesh are not finite: the optimization has diverged, lower the learning rate")
@@ -108,9 +99,8 @@ class ExplicitMesh(SurfaceRepresentation):
             return {}
         length = self.wanted[:, None] * at(s.edge, step)
         values = torch.cat([self.vertices, length, self.motion], 1)
-        mesh = remesh(
-            Triangles(values, self.triangles(), torch.zeros(len(values), dtype=torch.bool, device=values.device)), len(self.faces)
-        )
+        fixed = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+        mesh = remesh(Triangles(values, self.triangles(), fixed), len(self.faces))
         self.vertices.copy_(mesh.position)
         self.before.copy_(mesh.position)
         self.wanted.copy_(mesh.values[:, 3] / at(s.edge, step))
@@ -119,16 +109,17 @@ class ExplicitMesh(SurfaceRepresentation):
         rows = torch.nonzero(mesh.fresh)[:, 0]
         return {self.vertices: rows} if len(rows) else {}
 
-    def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
-        """The surface, made anew on the grid and remeshed; the colours are fitted."""
-        first = self._first(surface_distance(mesh, self._grid()[0], self.cell / 2, rng), "what the stage before has made")
+    def take_shape(self, mesh: Mesh, albedo: Albedo, rng: torch.Generator) -> None:
+        """The surface, remeshed to the wanted edges; the colours are fitted."""
+        pitch = self.settings.radius / self.settings.resolution
+        start = self._start(lambda points: surface_distance(mesh, points, pitch, rng))
         with torch.no_grad():
-            self.vertices.copy_(first.position)
-        self.before.copy_(first.position)
-        self.faces.copy_(self._padded(first.faces))
-        self.wanted.fill_(1.0)
-        self.motion.zero_()
-        fit_colours(self.color, mesh, albedo, self.cell / 2, rng)
+            self.vertices.copy_(start.position)
+            self.before.copy_(start.position)
+            self.faces.copy_(self._padded(start.faces))
+            self.wanted.fill_(1.0)
+            self.motion.zero_()
+        fit_colours(self.color, mesh, albedo, pitch, rng)
 
     def _adapt(self) -> None:
         """Edges become longer where vertices move on steadily, and shorter where they waver about their places.
@@ -161,6 +152,6 @@ def _compact(mesh: Triangles, rows: int) -> Triangles:
     alive = mesh.alive
     count = int(alive.sum())
     if count > rows:
-        raise UserError(f"the first mesh has {count} vertices, more than its capacity {rows}: raise it, or representation.edge")
+        raise UserError(f"the first mesh has {count} vertices, more than representation.capacity {rows}: raise it, or representation.edge")
     values = torch.cat([mesh.values[alive], mesh.values.new_zeros(rows - count, mesh.values.shape[1])])
     return Triangles(values, (alive.cumsum(0) - 1)[mesh.faces], torch.zeros(rows, dtype=torch.bool))

@@ -80,7 +80,12 @@ def extract_mesh(density: Callable[[Tensor], Tensor], occupied: Tensor, radius: 
     Raises:
         UserError: nothing reaches the threshold.
     """
-    values = sample_grid(density, occupied, radius, resolution).cpu().double()
+    return surface_of(sample_grid(density, occupied, radius, resolution), radius, level)
+
+
+def surface_of(values: Tensor, radius: float, level: float) -> Mesh:
+    """Surface where values [N,N,N] at the vertices of a grid over the cube of half side `radius` cross a level, as `extract_mesh`."""
+    values = values.cpu().double()
     # Opacity relative to the level: 1/2 on the surface, saturated inside. So the smoothing below moves the surface little, however
     # high the density is behind it.
     solid = 1 - torch.exp2(-values / level).numpy()
@@ -93,10 +98,12 @@ def extract_mesh(density: Callable[[Tensor], Tensor], occupied: Tensor, radius: 
     kept = without_floaters(inside)
     solid[ndimage.binary_dilation(inside & ~kept) & ~kept] = 0
     # Fields are hollow, and their walls have cracks. What nobody can see is filled, so that no triangle and no texel is spent on it.
-    solid[without_hidden_space(kept, max(1, resolution // 64)) & ~kept] = 1
+    solid[without_hidden_space(kept, max(1, len(values) // 64)) & ~kept] = 1
     # A shell of zeros closes surfaces that touch the cube's faces.
     solid = ndimage.gaussian_filter(np.pad(solid, 1), SMOOTHING).astype(np.float32)
-    spacing = 2 * radius / (resolution - 1)
+    if solid.max() <= 0.5:
+        raise UserError(f"what lies above the surface threshold {level:.3g} is too thin for the grid: raise export.resolution")
+    spacing = 2 * radius / (len(values) - 1)
     vertices, faces, _, _ = measure.marching_cubes(solid, 0.5, gradient_direction="ascent")
     world = (torch.from_numpy(vertices.copy()) - 1) * spacing - radius
     return Mesh(world.float(), torch.from_numpy(faces.astype(np.int64)))

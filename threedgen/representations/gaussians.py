@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor, nn
 
-from threedgen.cameras import Cameras
+from threedgen.cameras import Cameras, orbit, orbit_cameras
 from threedgen.config.schema import GaussiansSettings
 from threedgen.draws import Draws
+from threedgen.errors import UserError
 from threedgen.materials.background import Background
 from threedgen.ops.splat import splat
 from threedgen.representations import densification
-from threedgen.representations.base import Forgotten, Mesh, Render, Representation
-from threedgen.representations.extraction import extract_mesh
-from threedgen.representations.gaussian_starts import spacing, start_of
-from threedgen.representations.handed_over import sample_surface
+from threedgen.representations.base import Blobs, Forgotten, Mesh, Render, Representation
+from threedgen.representations.extraction import surface_of
+from threedgen.representations.gaussian_starts import Start, on_mesh, start_of
+from threedgen.representations.initial_shape import Distance
+from threedgen.representations.mesh import render_mesh
+from threedgen.representations.opacity_grid import opacity_grid
 from threedgen.representations.projection import Projected, project, rotations
 from threedgen.representations.spherical_harmonics import ZERO, count_of, harmonics
 
-SURFACE = 0.5  # sum of opacities at which a mesh has its surface
-NEIGHBOURS = 16  # Gaussians that a point of the surface looks at
+THINNEST = 0.7  # cells of the grid of a mesh that are added to every Gaussian, as a standard deviation
+VIEWS, VIEW_PIXELS = 48, 320  # pictures that colour a mesh, and their side
+SURE_DEPTH = 0.03  # world units between a point and what a view shows there at which the view counts half
+GOLDEN_DEGREES = 180.0 * (3.0 - math.sqrt(5.0))
 CHUNK_POINTS = 131_072
 HANDED_OVER_OPACITY = 0.9  # of Gaussians on a surface that another representation hands over
-# Their standard deviations, along the surface and across it, as shares of their distances; thinner ones would leave gaps in a mesh of them.
-DISC = (0.7, 0.7, 0.4)
-CELLS = 64  # of the grid that says where a mesh may lie
+MOST = 0.99  # share of the Gaussians that a mesh reaches for, where they leave the unit sphere
+LEVELS = (0.07, 0.12, 0.2, 0.35, 0.6, 1.0)  # of the sum of opacities at which a surface is looked for
+OUTLINES, OUTLINE_PIXELS = 12, 128  # views that decide between them, and their side
 
 
 # Learning rates as shares of the stage's: those of DreamGaussian (arXiv 2309.16653) relative to that of colours.
@@ -51,15 +56,25 @@ class GaussianCloud(Representation):
     grad_sum: Tensor
     grad_count: Tensor
 
-    def __init__(self, settings: GaussiansSettings, seed: int = 0) -> None:
-        """UserError where the settings name a file that cannot be read."""
+    def __init__(self, settings: GaussiansSettings, seed: int = 0, hull: Distance | None = None, start: Start | None = None) -> None:
+        """At the start of the settings, or at one that is given, for instance on the surface of another representation.
+
+        Args:
+            hull: distances to the visual hull of the images that are fitted, where the settings start there.
+            start: that is taken in place of the settings'.
+
+        Raises:
+            UserError: the settings name a file that cannot be read.
+        """
         super().__init__()
         self.settings = settings
-        start = start_of(settings, torch.Generator().manual_seed(seed))
+        if start is None:
+            start = start_of(settings, torch.Generator().manual_seed(seed), hull)
         places = max(settings.capacity, len(start.points))
         self.means = nn.Parameter(_padded(start.points, places))
-        self.log_scales = nn.Parameter(_padded(start.deviations.log()[:, None].expand(-1, 3), places))
+        self.log_scales = nn.Parameter(_padded(start.log_scales(), places))
         self.quaternions = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(places, 1))
+        self.quaternions.data[: len(start.points)] = start.quaternions()
         self.logits = nn.Parameter(torch.full((places,), math.log(settings.opacity / (1 - settings.opacity))))
         self.base = nn.Parameter(_padded((start.rgb - 0.5) / ZERO, places)[:, None])
         self.rest = nn.Parameter(torch.zeros(places, count_of(settings.sh_degree) - 1, 3))
@@ -111,6 +126,7 @@ class GaussianCloud(Representation):
             alpha=1 - clear[..., None],
             depth=out[..., 3:4],
             normal=out[..., 4:7] if normals else None,
+            blobs=Blobs(self.log_scales[self.alive].exp(), self.opacity[self.alive]),
         )
 
     @torch.no_grad()
@@ -141,8 +157,12 @@ class GaussianCloud(Representation):
         s = self.settings
         if s.sh_every and (step + 1) % s.sh_every == 0:
             self.degree.add_(1).clamp_(max=s.sh_degree)
+        if not self.means.requires_grad:  # the stage trains the colours alone
+            return {}
+        if s.strategy == "mcmc":
+            densification.explore(self, step, draws.shared("exploration"))
         due = s.densify_from <= step + 1 <= s.densify_until and (step + 1) % s.densify_every == 0
-        if s.strategy == "none" or not due or not self.means.requires_grad:
+        if s.strategy == "none" or not due:
             return {}
         rows = densification.STRATEGIES[s.strategy](self, step, draws.shared("densification"))
         return {getattr(self, name): rows for name in RATES}
@@ -150,63 +170,91 @@ class GaussianCloud(Representation):
     @torch.no_grad()
     def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
         """As many Gaussians as a cloud starts with, discs spread over the surface with its colours, nearly opaque."""
-        count = self.settings.count
-        surface = sample_surface(mesh, count, rng)
-        points, normals = surface.points.to(self.device), surface.normals.to(self.device)
+        start = on_mesh(mesh, self.settings.count, rng, lambda points: albedo(points.to(self.device)))
+        count = len(start.points)
         self.alive.copy_(torch.arange(len(self.alive)) < count)
-        self.means[:count] = points
-        self.log_scales[:count] = (spacing(surface.points)[:, None] * torch.tensor(DISC)).log().to(self.device)
-        self.quaternions[:count] = turning_up_to(normals)
-        self.base[:count, 0] = (albedo(points) - 0.5) / ZERO
+        self.means[:count] = start.points.to(self.device)
+        self.log_scales[:count] = start.log_scales().to(self.device)
+        self.quaternions[:count] = start.quaternions().to(self.device)
+        self.base[:count, 0] = ((start.rgb - 0.5) / ZERO).to(self.device)
         self.logits[:count] = math.log(HANDED_OVER_OPACITY / (1 - HANDED_OVER_OPACITY))
 
     @torch.no_grad()
     def to_mesh(self, resolution: int, threshold: float | str = "auto") -> Mesh:
-        """Surface on which the opacities of the Gaussians add up to 1/2 (or to a threshold), by marching cubes; UserError if there is none.
+        """Surface on which the opacities of the Gaussians add up to a threshold, by marching cubes; UserError if there is none.
 
-        The level set of the sum, as DreamGaussian takes it, and not a fusion of depth images: it needs no views, is closed, and follows
-        Gaussians that lie on a surface to a standard deviation of their thin axis.
+        The level set of the sum, as DreamGaussian takes it, and not a fusion of depth images: it is closed, and follows Gaussians that lie
+        on a surface to a standard deviation of their thin axis. Which level looks opaque depends on how many faint Gaussians lie behind
+        one another: "auto" is the one whose silhouettes are nearest to those of the cloud.
         """
-        radius = max(1.0, float(self.means[self.alive].norm(dim=-1).max()) * 1.05) if bool(self.alive.any()) else 1.0
-        level = SURFACE if threshold == "auto" else float(threshold)
-        return extract_mesh(lambda x: self._near(x)[0], self._cells(radius), radius, resolution, level)
-
-    def _cells(self, radius: float) -> Tensor:
-        """[G,G,G] bool, the cells of the cube that lie within three standard deviations of a Gaussian."""
-        axis = (torch.arange(CELLS) + 0.5) / CELLS * 2 * radius - radius
-        centres = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
         shown = self.opacity > densification.FAINT
-        reach = 3 * self.log_scales[shown].exp().amax(-1).cpu() + math.sqrt(3) * radius / CELLS
-        cells = torch.zeros(CELLS**3, dtype=torch.bool)
-        if len(reach):
-            tree = KDTree(centres.numpy())
-            for found in tree.query_ball_point(self.means[shown].cpu().numpy(), reach.numpy()):
-                cells[found] = True
-        return cells.view(CELLS, CELLS, CELLS).to(self.device)
+        distances = self.means[shown].norm(dim=-1)
+        # Strays far out, behind all cameras, must not make the grid coarse.
+        radius = max(1.0, float(distances.quantile(MOST)) * 1.05) if len(distances) else 1.0
+        # No thinner than the grid can show, or fins and leaves would fall between its points.
+        scales = (self.log_scales[shown].mul(2).exp() + (THINNEST * 2 * radius / resolution) ** 2).sqrt()
+        axes = rotations(self.quaternions[shown]) * scales[:, None]
+        sums = opacity_grid(self.means[shown], axes, self.opacity[shown], radius, resolution)
+        axis = torch.linspace(-radius, radius, resolution, device=sums.device).square()
+        sums = torch.where(axis[:, None, None] + axis[:, None] + axis < radius**2, sums, 0)
+        if threshold == "auto":
+            return self._nearest_in_outline(sums, radius)
+        return surface_of(sums, radius, float(threshold))
 
+    def _nearest_in_outline(self, sums: Tensor, radius: float) -> Mesh:
+        """Of the surfaces of some levels the one that covers what the cloud covers, seen from around."""
+        azimuths = [360.0 * k / OUTLINES for k in range(OUTLINES)]
+        views = orbit_cameras(azimuths, elevation=15.0, distance=2.6 * radius, fovy=50.0, height=OUTLINE_PIXELS, width=OUTLINE_PIXELS)
+        wanted = self.render(views.to(self.device)).alpha > 0.5
+        meshes = [surface_of(sums, radius, LEVELS[0])]  # where there is nothing at the lowest level, that is an error
+        for level in LEVELS[1:]:
+            with suppress(UserError):
+                meshes.append(surface_of(sums, radius, level))
+
+        def agreement(mesh: Mesh) -> float:
+            covered = render_mesh(mesh, views).alpha.to(self.device) > 0.5
+            return float((covered & wanted).sum() / (covered | wanted).sum().clamp(min=1))
+
+        return max(meshes, key=agreement)
+
+    @torch.no_grad()
     def albedo(self, points: Tensor) -> Tensor:
-        """Colour [N,3] in [0,1] at world points [N,3]: that of the Gaussians around, without what depends on the view."""
-        with torch.no_grad():
-            return torch.cat([self._near(p)[1] for p in points.split(CHUNK_POINTS)])
+        """Colour [N,3] in [0,1] at world points [N,3] near the surface: what views from all around show there, where they see the point.
 
-    def _near(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of opacities [N] and mean colour [N,3] of the nearest Gaussians at points [N,3]."""
-        alive = self.alive.nonzero()[:, 0]
-        means, inverse = self.means[alive], torch.linalg.inv(self.axes()[alive])
-        count = min(NEIGHBOURS, len(alive))
-        found = torch.from_numpy(KDTree(means.cpu().numpy()).query(points.cpu().numpy(), k=count)[1]).view(-1, count).to(self.device)
-        squared = (inverse[found] @ (points[:, None] - means[found])[..., None]).square().sum((-1, -2))
-        share = self.opacity[alive][found] * torch.exp(-0.5 * squared)
-        colour = (ZERO * self.base[alive, 0] + 0.5).clamp(0, 1)[found]
-        # Far from all Gaussians the nearest one alone decides.
-        weight = share + 1e-12 * (torch.arange(count, device=self.device) == 0)
-        return share.sum(1), (weight[..., None] * colour).sum(1) / weight.sum(1, keepdim=True)
+        Not that of the Gaussians which hold the point: they take a colour of their own each, and only the blend of many is the image's.
+        A view counts less the more its depth differs from the point's distance, so that what hides a point hardly colours it.
+        """
+        views = around(VIEWS, 2.6 * max(1.0, float(points.norm(dim=-1).max()) if len(points) else 1.0), VIEW_PIXELS).to(self.device)
+        seen = torch.cat([self._colour_and_depth(views[[k]]) for k in range(len(views))])
+        return torch.cat([_blended(p, views, seen) for p in points.split(CHUNK_POINTS)]) if len(points) else points
+
+    def _colour_and_depth(self, cameras: Cameras) -> Tensor:
+        """[B,5,H,W] colour in [0,1] and distance, both of what is there alone, and alpha."""
+        render = self.render(cameras)
+        behind = (1 - render.alpha) * self.background.behind(cameras.rays()[1], None)
+        sure = render.alpha.clamp(min=1e-4)
+        return torch.cat([((render.rgb - behind) / sure).clamp(0, 1), render.depth / sure, render.alpha], -1).permute(0, 3, 1, 2)
 
 
-def turning_up_to(normals: Tensor) -> Tensor:
-    """[N,4] quaternions of rotations that turn z to unit normals [N,3]: about half way between the two, by half a turn."""
-    half = torch.nn.functional.normalize(normals + normals.new_tensor([0.0, 0.0, 1.0 + 1e-6]), dim=-1)
-    return torch.nn.functional.pad(half, (1, 0))
+def around(count: int, distance: float, size: int) -> Cameras:
+    """Cameras spread evenly over a sphere, which all see the unit sphere's share of `distance` / 2.6."""
+    share = (torch.arange(count) + 0.5) / count
+    elevation, azimuth = torch.rad2deg(torch.asin(2 * share - 1)), torch.arange(count) * GOLDEN_DEGREES % 360.0
+    return Cameras(orbit(azimuth, elevation, torch.full((count,), distance)), torch.full((count,), math.radians(46.0)), size, size)
+
+
+def _blended(points: Tensor, views: Cameras, seen: Tensor) -> Tensor:
+    """[N,3] means of what views show at points [N,3], weighted by how well they see them; `seen` [B,5,H,W] as `_colour_and_depth`."""
+    total, weights = torch.zeros_like(points), points.new_zeros(len(points), 1)
+    for view in range(len(views)):
+        (pixel,), _ = views[[view]].project(points)
+        place = (2 * pixel / pixel.new_tensor([views.width, views.height]) - 1)[None, None]
+        values = torch.nn.functional.grid_sample(seen[view : view + 1], place, padding_mode="border", align_corners=False)[0, :, 0].T
+        missed = ((points - views.positions[view]).norm(dim=-1) - values[:, 3]) / SURE_DEPTH
+        weight = (values[:, 4].square() / (1 + missed.square().square()))[:, None] + 1e-12
+        total += weight * values[:, :3]
+        weights += weight
+    return total / weights
 
 
 def part_of(parameter: str) -> str:

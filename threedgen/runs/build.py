@@ -8,7 +8,15 @@ from pathlib import Path
 import torch
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import DMTetSettings, GaussiansSettings, HashGridSettings, MeshSettings, RunSettings, StageSettings
+from threedgen.config.schema import (
+    DMTetSettings,
+    GaussiansSettings,
+    HashGridSettings,
+    MeshSettings,
+    RunSettings,
+    StageSettings,
+    starts_on_hull,
+)
 from threedgen.data.hull import hull_distance
 from threedgen.data.posed_images import PosedImages
 from threedgen.draws import generator
@@ -77,17 +85,15 @@ def build_teacher(settings: RunSettings, device: str, cache: Path | None) -> Tea
     return Teacher(prior, prompts)
 
 
-def build_representation(stage: StageSettings, seed: int, device: str, teacher: Teacher | PosedImages | None = None) -> Representation:
+def build_representation(stage: StageSettings, seed: int, device: str, images: PosedImages | None = None) -> Representation:
     """A freshly initialised representation of a stage; where the guidance has several particles, that many.
 
     Args:
-        teacher: of the stage; where it is the images of a scene, the visual hull of their silhouettes can be the start.
+        images: that a stage fits, in the scene; where the settings say so, the visual hull of their silhouettes is the start.
     """
     made, settings = REPRESENTATIONS[type(stage.representation)], stage.representation
     count = stage.guidance.particles if isinstance(stage.guidance, VSD) else 1
-    start = {}
-    if isinstance(teacher, PosedImages) and getattr(settings, "shape", "") == "hull":
-        start = {"hull": hull_distance(teacher)}
+    start = {"hull": hull_distance(images)} if images is not None and starts_on_hull(settings) else {}
     scenes = [made(settings, seed=seed_of_particle(seed, number), **start) for number in range(count)]
     return (Particles(scenes) if count > 1 else scenes[0]).to(device)
 

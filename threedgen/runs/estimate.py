@@ -48,7 +48,7 @@ def estimate(settings: RunSettings) -> Estimate:
     teaching = [teachers.of(stage.settings) for stage in stages]
     parts, missing, scenes = {"loading": time.monotonic() - started}, 0, 1
     for stage, teacher in zip(stages, teaching, strict=True):
-        representation = build_representation(stage.settings, stage.seed, device, teacher)
+        representation = build_representation(stage.settings, stage.seed, device, teachers.images)
         system = Distillation(stage.settings, representation, teacher, stage.seed).to(device)
         optimizer = system.configure_optimizers()
         parts |= {f"stage {stage.name}, {what}": seconds for what, seconds in _stage_seconds(system, optimizer).items()}

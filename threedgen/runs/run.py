@@ -127,11 +127,10 @@ def _made(stages: list[Stage], start: Start, teachers: Teachers, settings: RunSe
         if state is not None and state.step == stage.settings.steps:
             made = finished(stage, state, teachers)
             continue
-        teacher = teachers.of(stage.settings)
-        fresh = build_representation(stage.settings, stage.seed, device, teacher)
+        fresh = build_representation(stage.settings, stage.seed, device, teachers.images)
         if state is None and made is not None:
             fresh.start_from(made, stage.settings.threshold, stage.seed)
-        system = Distillation(stage.settings, fresh, teacher, stage.seed)
+        system = Distillation(stage.settings, fresh, teachers.of(stage.settings), stage.seed)
         fit(system, stage, settings, folder, device, state)
         system.objective.close()
         made = fresh
@@ -141,7 +140,7 @@ def _made(stages: list[Stage], start: Start, teachers: Teachers, settings: RunSe
 
 def finished(stage: Stage, state: State, teachers: Teachers) -> Representation:
     """The representation that a stage has left."""
-    representation = build_representation(stage.settings, stage.seed, teachers.device, teachers.of(stage.settings))
+    representation = build_representation(stage.settings, stage.seed, teachers.device, teachers.images)
     representation.load_state_dict(state.of("representation"))
     return representation
 

@@ -104,7 +104,7 @@ def check_ahead(stages: Sequence[Stage], teachers: Teachers, folder: RunFolder) 
                 fit_objective(stage.settings, teacher)
             else:
                 check_teachable(stage.settings.guidance, teacher.prior)
-            size = _bytes(build_representation(stage.settings, stage.seed, "cpu", teacher))
+            size = _bytes(build_representation(stage.settings, stage.seed, "cpu", teachers.images))
         except UserError as error:
             raise UserError(f"stage {stage.name}: {error}" if len(stages) > 1 else str(error)) from error
         largest, total = max(largest, size), total + size

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 from threedgen.config.schema import RegularizerSettings
 from threedgen.ops.adjacency import adjacent_edges
-from threedgen.representations.base import Mesh, Render, Samples
+from threedgen.representations.base import Blobs, Mesh, Render, Samples
 from threedgen.representations.mesh import face_normals
 from threedgen.schedule import at
 
 OPAQUE = 0.5  # opacity of a ray from which on its depth means something
 SMALLEST_SHARE = 1e-12
+MOST_ANISOTROPY = 3.0  # longest over shortest axis of a Gaussian up to which nothing is penalized (PhysGaussian)
 
 
 def sparsity(render: Render) -> Tensor:
@@ -93,6 +94,33 @@ def laplacian(render: Render) -> Tensor:
     return distance.sum() / max(len(mesh.vertices), 1)
 
 
+def opacity(render: Render) -> Tensor:
+    """Mean opacity of the Gaussians (3DGS-MCMC, arXiv 2404.09591): what the image does not need fades, and is put to use elsewhere."""
+    return mean_of(blobs_of(render).opacity)
+
+
+def size(render: Render) -> Tensor:
+    """Mean standard deviation of the Gaussians along their axes, world units (3DGS-MCMC)."""
+    return mean_of(blobs_of(render).scales)
+
+
+def anisotropy(render: Render) -> Tensor:
+    """Mean of max(longest / shortest axis, 3) - 3 of the Gaussians: no needles (PhysGaussian, arXiv 2311.12198)."""
+    scales = blobs_of(render).scales
+    return mean_of((scales.amax(-1) / scales.amin(-1).clamp(min=SMALLEST_SHARE) - MOST_ANISOTROPY).clamp(min=0))
+
+
+def mean_of(values: Tensor) -> Tensor:
+    """Mean of values; 0 without any."""
+    return values.sum() / max(values.numel(), 1)
+
+
+def blobs_of(render: Render) -> Blobs:
+    if render.blobs is None:
+        raise ValueError("this penalty looks at Gaussians; the rendering has none")
+    return render.blobs
+
+
 def surface_of(render: Render) -> Mesh:
     if render.surface is None:
         raise ValueError("this penalty looks at the surface of a mesh; the rendering has none")
@@ -131,6 +159,9 @@ PENALTIES: dict[str, Callable[[Render], Tensor]] = {
     "entropy": entropy,
     "normal_consistency": normal_consistency,
     "laplacian": laplacian,
+    "opacity": opacity,
+    "size": size,
+    "anisotropy": anisotropy,
 }
 
 
