@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -121,7 +123,16 @@ def test_an_interrupt_says_where_things_are(runs, capsys, tmp_path):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("error", [UserError("mend this"), PermissionError(13, "Permission denied", "/there")])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_a_run_that_begins_or_exports(number, runs, capsys):
+    handlers = [signal.getsignal(other) for other in (signal.SIGTERM, signal.SIGUSR1)]
+    runs.does = lambda folder: os.kill(os.getpid(), number)
+    assert main(RUN) == 143
+    assert "asked to stop; what was made so far is in outputs/quickstart/a-red-apple-" in capsys.readouterr().err
+    assert [signal.getsignal(other) for other in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+
+
+@pytest.mark.parametrize("error", [UserError("mend this"), PermissionError(13, "Permission denied", "/there"), OSError(28, "Full")])
 def test_what_the_user_can_mend_is_bad_input(runs, capsys, error):
     def fail(folder):
         raise error

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from threedgen.config.arguments import AUTO, Arguments, parse
 from threedgen.errors import Stopped, UserError
 
 OK, INTERNAL_ERROR, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+# What a disk answers when it is full, or does not let a run write.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 TITLES = {"gif": "turntable", "mp4": "turntable"}
 
 
@@ -27,15 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     except UserError as error:
         return _fail(str(error), BAD_INPUT)
-    except PermissionError as error:
-        return _fail(f"no permission to use {error.filename!r}: choose another folder with output=FOLDER", BAD_INPUT)
-    except KeyboardInterrupt:
-        return _fail(f"interrupted; {_kept(folder[0])}" if folder else "interrupted", INTERRUPTED)
-    except Stopped as stop:
-        return _fail(f"asked to stop; {_kept(folder[0])}" if folder else "asked to stop", int(stop.code or 0))
     except BrokenPipeError:  # the reader of the output (a pager, head) has gone: nobody is left to write to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        if error.errno not in DISK:
+            return _fail(_report(error, folder, "--traceback" in words), INTERNAL_ERROR)
+        place = f"{error.filename!r}" if error.filename else "the files of the run"
+        return _fail(f"cannot use {place} ({error.strerror}): free space, or choose another folder with output=FOLDER", BAD_INPUT)
+    except KeyboardInterrupt:
+        return _fail(f"interrupted{_kept(folder)}", INTERRUPTED)
+    except Stopped as stop:
+        return _fail(f"asked to stop{_kept(folder)}", int(stop.code or 0))
     except Exception as error:
         return _fail(_report(error, folder, "--traceback" in words), INTERNAL_ERROR)
 
@@ -58,7 +68,8 @@ def _dispatch(arguments: Arguments, words: Sequence[str], folder: list[Path]) ->
     elif arguments.dry_run:
         _dry_run(arguments)
     else:
-        _run(arguments, words, folder)
+        with _stoppable():
+            _run(arguments, words, folder)
 
 
 def _dry_run(arguments: Arguments) -> None:
@@ -101,8 +112,27 @@ def _run(arguments: Arguments, words: Sequence[str], folder: list[Path]) -> None
         print(f"  {TITLES.get(kind, kind.upper()).ljust(9)}  {path}")
 
 
-def _kept(folder: Path) -> str:
-    return f"what was made so far is in {folder}, and the same command with --resume goes on"
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 raise Stopped while a run begins or exports; its steps answer them themselves."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for further in before:
+            signal.signal(further, signal.SIG_IGN)
+        raise Stopped
+
+    in_main = threading.current_thread() is threading.main_thread()  # the only one that may answer signals
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)} if in_main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _kept(folder: Sequence[Path]) -> str:
+    made = [path for path in folder if path.is_dir()]
+    return f"; what was made so far is in {made[0]}, and the same command with --resume goes on" if made else ""
 
 
 def _say_dropped(count: int) -> None:

@@ -100,6 +100,13 @@ def test_without_a_recipe_the_rest_of_the_file_stays(recipe_file):
     assert (stage(loaded).steps, stage(loaded).guidance.t_max, len(loaded.dropped)) == (460, 0.97, 2)
 
 
+def test_a_representation_has_recipes_too(recipe_file):
+    name = recipe_file("regularizers: {eikonal: 0.3}", name="sdf.yaml")
+    loaded = load(name, ["representation=sdf"])
+    assert (stage(loaded).representation.density, stage(loaded).regularizers.eikonal, stage(loaded).guidance.bank) == ("neus", 0.3, 3)
+    assert stage(load(name, [])).regularizers.eikonal == 0
+
+
 def test_only_the_stage_that_is_changed_takes_the_recipe(recipe_file):
     body = CONFIG.partition("  coarse:\n")[2]
     name = recipe_file(config=f"prompt: x\nstages:\n  coarse:\n{body}  fine:\n{body}")

@@ -50,7 +50,7 @@ def test_raw_text_is_stored_byte_for_byte_and_survives_yaml(tmp_path, prompt, ne
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_resolved_settings_load_back_to_the_same(name, tmp_path):
-    [stage] = load(name, inputs_needed=False).settings.stages
+    stage = next(iter(load(name, inputs_needed=False).settings.stages))
     overrides = [
         "prompt=x",
         f"stages.{stage}.cameras.resolution={{0: 64, 200: 128}}",

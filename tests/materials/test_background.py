@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from threedgen.materials.background import Background, direction_basis
+from threedgen.materials.background import Background, direction_basis, on_sphere
 
 
 def sphere_points(count: int) -> torch.Tensor:
@@ -39,28 +39,45 @@ def test_only_the_random_kind_shows_the_drawn_colour():
     assert torch.equal(Background("black")(torch.eye(3), drawn), torch.zeros(3, 3))
 
 
-def test_the_learned_kind_is_nearly_white_at_first_and_stays_in_range():
-    background = Background("learned")
+@pytest.mark.parametrize("kind", ["learned", "textured", "neural"])
+def test_learned_kinds_are_nearly_white_at_first_and_stay_in_range(kind):
+    background = Background(kind)
     d = sphere_points(50).float()
     first = background(d)
     assert first.min() > 0.98
-    assert torch.equal(first, first[:1].expand_as(first))
-    torch.nn.init.normal_(background.weight, std=30, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(first, first[:1].expand_as(first))
+    for parameter in background.parameters():
+        torch.nn.init.normal_(parameter, std=30, generator=torch.Generator().manual_seed(1))
     assert 0 <= background(d).min() <= background(d).max() <= 1
+    assert background(d.reshape(5, 10, 3)).shape == (5, 10, 3)
 
 
-def test_the_learned_kind_can_learn_a_sky():
-    background = Background("learned")
+@pytest.mark.parametrize(("kind", "allowed"), [("learned", 0.02), ("textured", 0.02), ("neural", 0.05)])
+def test_learned_kinds_can_learn_a_sky(kind, allowed):
+    background = Background(kind)
     d = sphere_points(200).float()
     sky = torch.stack([0.4 + 0.2 * d[:, 2], 0.5 + 0.1 * d[:, 2], 0.7 + 0.2 * d[:, 2]], -1)
-    optimizer = torch.optim.Adam(background.parameters(), lr=0.2)
+    optimizer = torch.optim.Adam(background.parameters(), lr=0.05 if kind == "neural" else 0.2)
     for _ in range(150):
         optimizer.zero_grad()
         F.mse_loss(background(d), sky).backward()
         optimizer.step()
-    assert (background(d) - sky).abs().max() < 0.02
+    assert (background(d) - sky).abs().max() < allowed
+
+
+def test_a_texture_on_the_sphere_has_its_texels_where_they_belong_and_no_seam():
+    height = 16
+    azimuth = (torch.arange(32) + 0.5) / 32 * 2 * torch.pi - torch.pi
+    inclination = (torch.arange(height) + 0.5) / height * torch.pi
+    around, down = torch.meshgrid(azimuth, inclination, indexing="xy")
+    directions = torch.stack([down.sin() * around.cos(), down.sin() * around.sin(), down.cos()], -1)
+    texture = torch.randn(2, height, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(on_sphere(texture, directions).permute(2, 0, 1), texture, atol=1e-4, rtol=0)
+    seam = torch.tensor([[-1.0, 1e-6, 0.0], [-1.0, -1e-6, 0.0]])
+    above, below = on_sphere(texture, F.normalize(seam, dim=-1))
+    torch.testing.assert_close(above, below, atol=1e-4, rtol=0)
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="white, grey, black, learned or random"):
+    with pytest.raises(ValueError, match="white, grey, black, learned, textured, neural, random"):
         Background("pink")

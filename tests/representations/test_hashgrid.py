@@ -4,26 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.representations.fields import blob_field, points_in_ball, rough_field
-from threedgen.cameras import orbit_cameras
+from tests.representations.fields import blob_field, points_in_ball, random_rays, ring, rough_field
 from threedgen.draws import Draws
 from threedgen.errors import UserError
 from threedgen.representations import hashgrid
-from threedgen.representations.hashgrid import analytic_normals, sphere_interval
+from threedgen.representations.hashgrid import analytic_normals
+from threedgen.representations.volume import sphere_interval
 
 BLOB_DENSITY, BLOB_RADIUS = 10.0, 0.5
-
-
-def ring(views: int = 2, size: int = 12, distance: float = 2.6):
-    return orbit_cameras([360.0 * v / views for v in range(views)], 20.0, distance, 40.0, size, size)
-
-
-def random_rays(count: int, seed: int = 0, distance: float = 2.6):
-    """Rays from a sphere around the scene towards points in it."""
-    rng = torch.Generator().manual_seed(seed)
-    origins = F.normalize(torch.randn(count, 3, generator=rng), dim=-1) * distance
-    directions = F.normalize(points_in_ball(count, 0.8, seed + 1) - origins, dim=-1)
-    return origins, directions
 
 
 def quadrature(field, origin, direction, jitter: float):
@@ -81,27 +69,6 @@ def test_fields_differ_by_seed_and_repeat_with_it():
     assert not torch.equal(a.table, c.table)
 
 
-def test_rays_enter_and_leave_the_sphere():
-    origins, directions = random_rays(50)
-    near, far = sphere_interval(origins, directions, 0.9)
-    for t in (near, far):
-        assert torch.allclose((origins + t[:, None] * directions).norm(dim=-1), torch.full((50,), 0.9), atol=1e-5)
-    assert (near < far).all()
-
-
-def test_rays_that_miss_or_leave_the_sphere_have_no_samples_and_inner_ones_start_at_once():
-    origins = torch.tensor([[3.0, 0, 2], [3, 0, 0], [0.5, 0, 0]])
-    directions = torch.tensor([[-1.0, 0, 0], [1, 0, 0], [1, 0, 0]])
-    near, far = sphere_interval(origins, directions, 1.0)
-    assert far[0] < near[0]
-    assert far[1] < near[1]
-    assert (float(near[2]), float(far[2])) == (0.0, 0.5)
-    render = blob_field().render_rays(origins, directions, torch.full((3,), 0.5))
-    assert render.samples is not None
-    assert render.samples.offsets[2] == 0
-    assert torch.equal(render.rgb[:2], torch.ones(2, 3))
-
-
 @pytest.mark.parametrize(("kind", "least"), [("analytic", 0.9999), ("finite_difference", 0.995)])
 def test_normals_of_the_blob_are_radial(kind, least):
     field = blob_field(normals=kind)
@@ -146,18 +113,6 @@ def test_images_have_ranges_shapes_and_a_normal_that_faces_the_camera():
     assert ((render.normal[:, 6, 6] * to_camera).sum(-1) > 0.99).all()
     assert torch.allclose(render.depth[:, 6, 6], torch.full((2, 1), 2.6 - BLOB_RADIUS), atol=2 * field.step_length)
     assert torch.equal(render.rgb[:, 0, 0], torch.ones(2, 3))
-
-
-def test_images_without_gradient_are_rendered_in_chunks_that_change_nothing(monkeypatch):
-    field = rough_field()
-    whole = field.render(ring(), normals=True)
-    monkeypatch.setattr(hashgrid, "CHUNK_RAYS", 37)
-    with torch.no_grad():
-        parts = field.render(ring(), normals=True)
-    for name in ("rgb", "alpha", "depth", "normal"):
-        assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-5)
-    assert whole.samples is not None
-    assert parts.samples is None
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.runs.conftest import MICRO, PATIENCE, RECONSTRUCTION, STAGE, status_of, wait_for_steps
 from threedgen.config.loader import load
 from threedgen.config.schema import RunSettings
-from threedgen.errors import UserError
+from threedgen.errors import Stopped, UserError
 from threedgen.runs.checkpoints import Checkpoints, digest, newest, previous, read_checkpoint
 from threedgen.runs.run import execute
 
@@ -105,6 +105,21 @@ def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_in_the_last_step_is_answered_too(tmp_path, monkeypatch):
+    write = Checkpoints.on_train_batch_end
+
+    def signal_in_the_last_step(self, trainer, *rest) -> None:
+        if trainer.global_step == trainer.max_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        write(self, trainer, *rest)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", signal_in_the_last_step)
+    with pytest.raises(Stopped):
+        execute(small("hash grid, sds", tmp_path), "x")
+    [checkpoint] = tmp_path.glob("x/*/checkpoints/coarse.safetensors")
+    assert read_checkpoint(checkpoint).step == 12
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """The checkpoint of a finished run; the one before it lies beside."""
@@ -144,7 +159,7 @@ def test_where_none_is_whole_there_is_none(tmp_path, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
-def test_the_digest_sees_names_shapes_types_and_values():
+def test_the_digest_sees_step_names_shapes_types_and_values():
     tensors = {"a": torch.zeros(4), "b": torch.ones(2)}
     others = [
         {"a": torch.zeros(4), "c": torch.ones(2)},
@@ -152,8 +167,8 @@ def test_the_digest_sees_names_shapes_types_and_values():
         {"a": torch.zeros(4, dtype=torch.int32), "b": torch.ones(2)},
         {"a": torch.zeros(4), "b": torch.tensor([1.0, 1.5])},
     ]
-    assert digest(tensors) == digest(dict(reversed(tensors.items())))
-    assert len({digest(tensors), *map(digest, others)}) == 5
+    assert digest(tensors, 3) == digest(dict(reversed(tensors.items())), 3)
+    assert len({digest(tensors, 3), digest(tensors, 4), *(digest(other, 3) for other in others)}) == 6
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(finished, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import torch
 from tests.oracles import ChannelCritic, Prompts, two_image_prior
 from tests.runs.conftest import STAGE
 from threedgen.guidance.core import Teacher
+from threedgen.representations.hashgrid import HashGridField
 from threedgen.runs import estimate as module
 from threedgen.runs import stages
 from threedgen.runs.estimate import estimate
@@ -61,6 +62,6 @@ def test_an_estimate_counts_the_memory_and_the_export_of_every_scene(micro, trai
     settings = [micro(*changes, f"{guidance}.particles={count}", config="quickstart-sds") for count in (1, 6)]
     exports = [estimate(each).parts["export"] for each in settings]
     assert exports[1] == 6 * exports[0]
-    field = module.HashGridField(settings[0].stages["coarse"].representation)
+    field = HashGridField(settings[0].stages["coarse"].representation)
     # Of six scenes, one after another, four are stepped.
     assert missing == [0, 2 * 2 * sum(p.nbytes for p in field.parameters())]

@@ -56,6 +56,18 @@ def test_a_fit_leaves_asset_scores_and_placement_and_loads_no_prior(data, tmp_pa
     assert not (result.folder / "prompts").exists()
 
 
+def test_signed_distances_are_fitted_with_their_recipe_and_meshed(tmp_path):
+    views = barrel_views(ring(16, SIZE, SIZE))
+    data = write_blender(tmp_path / "barrel", {"train": views, "test": barrel_views(ring(3, SIZE, SIZE))})
+    loaded = load(
+        "fit", [f"data={data}", f"output={tmp_path / 'runs'}", "representation=sdf", *SMALL, f"{STAGE}.representation.samples=64"]
+    )
+    assert loaded.settings.stages["fit"].regularizers.eikonal > 0
+    result = execute(loaded.settings, "fit")
+    assert json.loads((result.folder / "metrics.json").read_text())["test/psnr_foreground"] > 17
+    assert result.files["glb"].stat().st_size
+
+
 def test_bad_data_fails_in_one_line_before_anything_is_built(data, tmp_path, capsys):
     for file in sorted(data.rglob("*.png"))[-1:]:
         file.write_bytes(file.read_bytes()[:60])

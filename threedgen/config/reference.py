@@ -28,10 +28,9 @@ python launch.py --config quickstart prompt="a yellow taxi" seed=3 stages.coarse
   `representation` or `cameras`, values of the file that the new type has too are kept, and those that it lacks are dropped. When it
   changes the type of `guidance`, all keys of the file's `guidance` are dropped, for they were tuned for another rule.
   `--print-config` names what is dropped.
-- A *recipe* holds the numbers that go with another guidance or representation. `recipes/<config>/<name>.yaml` beside a config file is a
-  part of a stage (`guidance: {...}`, `cameras: {...}`, `steps: ...`) and comes on top of the file when an override chooses what it is
-  named after, a representation's on top of a guidance's; overrides come on top of all. `--list guidances` and `--list representations`
-  show for which there is one: try `stages.coarse.guidance.type=sds`.
+- A *recipe* holds the numbers that go with another guidance or representation. `recipes/<config>/<its name>.yaml` beside a config file
+  is a part of a stage (`guidance: {...}`, `cameras: {...}`, `steps: ...`) and comes on top of the file when an override chooses it;
+  overrides come on top of both. `--list guidances` shows for which there is one: try `stages.coarse.guidance.type=sds`.
 - `--print-config` shows every value with its origin, `--explain KEY` what a key means.
 - `<stage>` stands for the name that a config gives to a stage.
 

@@ -69,6 +69,7 @@ def setting(
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
+BACKGROUNDS: tuple[str, ...] = ("white", "grey", "black", "learned", "textured", "neural", "random")
 INTERVAL: dict[str, Any] = {"length": 2, "ascending": True}
 
 
@@ -124,22 +125,32 @@ class HashEncodingSettings:
             raise ValueError(f"max_resolution ({self.max_resolution}) must not be below base_resolution ({self.base_resolution})")
 
 
-@register("representation", "hashgrid")
 @dataclass
-class HashGridSettings(HashEncodingSettings):
-    """Neural radiance field on a multiresolution hash grid with an occupancy grid (NeRF of Instant-NGP, arXiv 2201.05989)."""
+class VolumeSettings(HashEncodingSettings):
+    """A field that is rendered by samples along rays, through an occupancy grid."""
 
-    kind: ClassVar[str] = "volume"  # it is rendered by samples along rays
+    kind: ClassVar[str] = "volume"
 
     radius: float = setting(1.0, "half side of the cube that holds the field", unit="scene radii", low=0.1, high=100.0)
     occupancy_resolution: int = setting(64, "cells of the occupancy grid along an axis", unit="cells", low=8, high=256)
     samples: int = setting(96, "samples along a ray that crosses the whole cube", low=8, high=4096)
+    band_every: int = setting(
+        0, "steps after which the next finer level of the hash grid comes into use; 0 uses all from the start", unit="steps", low=0
+    )
+    band_start: int = setting(4, "levels in use at the start, where band_every is not 0", low=1, high=32)
+    background: str = setting("white", "what is seen behind the object", choices=BACKGROUNDS)
+
+
+@register("representation", "hashgrid")
+@dataclass
+class HashGridSettings(VolumeSettings):
+    """Neural radiance field on a multiresolution hash grid with an occupancy grid (NeRF of Instant-NGP, arXiv 2201.05989)."""
+
     blob_density: float = setting(10.0, "height of the density blob the field starts from", low=0.0, high=1000.0)
     blob_radius: float = setting(0.5, "radius at which the density blob ends", unit="scene radii", low=0.01, high=10.0)
     normals: str = setting(
         "analytic", "how normals are computed: gradient of the density, or central differences", choices=("analytic", "finite_difference")
     )
-    background: str = setting("white", "what is seen behind the object", choices=("white", "grey", "black", "learned", "random"))
 
 
 @register("representation", "gaussians")
@@ -168,7 +179,7 @@ class GaussiansSettings:
     sh_degree: int = setting(0, "degree of the spherical harmonics of the colour; 0 looks the same from everywhere", low=0, high=3)
     sh_every: int = setting(0, "steps after which the next degree comes into use; 0 uses all from the start", unit="steps", low=0)
     antialiased: bool = setting(True, "fade what is smaller than a pixel: the same look at every resolution (Mip-Splatting)")
-    background: str = setting("white", "what is seen behind the object", choices=("white", "grey", "black", "learned", "random"))
+    background: str = setting("white", "what is seen behind the object", choices=BACKGROUNDS)
     strategy: str = setting(
         "none",
         "how Gaussians multiply: none, adc (copied and cut where the image pulls hard, 3DGS), or mcmc (dead ones join others, 3DGS-MCMC)",
@@ -203,20 +214,17 @@ def starts_on_hull(representation: object) -> bool:
     return "hull" in (getattr(representation, "shape", ""), getattr(representation, "start", ""))
 
 
-# Penalties that look at more than images: the kind of representation that has it, and what it is.
-PENALTIES_OF_A_KIND = dict.fromkeys(("distortion", "orientation", "z_variance", "entropy"), ("volume", "samples along rays"))
-PENALTIES_OF_A_KIND |= dict.fromkeys(("normal_consistency", "laplacian"), ("surface", "the faces of a mesh"))
-PENALTIES_OF_A_KIND |= dict.fromkeys(("opacity", "size", "anisotropy"), ("cloud", "Gaussians"))
+# Penalties that look at more than images: the kinds of representation that have it, and what it is.
+PENALTIES_OF_A_KIND = dict.fromkeys(("distortion", "orientation", "z_variance", "entropy"), (("volume", "sdf"), "samples along rays"))
+PENALTIES_OF_A_KIND |= {"eikonal": (("sdf",), "the gradient of a signed distance")}
+PENALTIES_OF_A_KIND |= dict.fromkeys(("normal_consistency", "laplacian"), (("surface",), "the faces of a mesh"))
+PENALTIES_OF_A_KIND |= dict.fromkeys(("opacity", "size", "anisotropy"), (("cloud",), "Gaussians"))
 
 
 @dataclass
-class SurfaceSettings(HashEncodingSettings):
-    """A surface that is drawn as a mesh, coloured by a hash grid."""
+class ShapeSettings:
+    """The shape that a surface starts from."""
 
-    kind: ClassVar[str] = "surface"  # its renderings carry the mesh
-    parts_apart: ClassVar[bool] = True
-
-    radius: float = setting(1.0, "half side of the cube that holds the surface", unit="scene radii", low=0.1, high=100.0)
     shape: str = setting(
         "sphere",
         "what it is at first; hull is the space that all silhouettes of `data` have in common",
@@ -233,6 +241,49 @@ class SurfaceSettings(HashEncodingSettings):
         [1.0, 1.0, 1.0], "semi-axes of the ellipsoid along x, y, z, times shape_radius", low=0.05, high=20.0, length=3
     )
     shape_file: str = setting("", "mesh file (GLB, OBJ, PLY) of the shape mesh; what it encloses is solid", unit="path")
+
+    def check_shape(self, radius: float) -> None:
+        """ValueError where the shape does not fit into the radius, or lacks what it needs."""
+        if (self.shape == "mesh") != bool(self.shape_file):
+            raise ValueError(f"shape_file goes with shape: mesh, got shape: {self.shape} and shape_file: '{self.shape_file}'")
+        if self.shape != "ellipsoid" and self.shape_axes != [1.0, 1.0, 1.0]:
+            raise ValueError(f"shape_axes goes with shape: ellipsoid, got shape: {self.shape}")
+        if self.shape_radius * max(self.shape_axes) >= radius:
+            raise ValueError(f"the shape reaches {self.shape_radius * max(self.shape_axes):g}, beyond the radius {radius:g} of the cube")
+
+
+@register("representation", "sdf")
+@dataclass
+class SDFSettings(ShapeSettings, VolumeSettings):
+    """Signed distances on a multiresolution hash grid, rendered as a volume (NeuS, arXiv 2106.10689; VolSDF, arXiv 2106.12052).
+
+    It needs regularizers.eikonal: about 0.1 in a fit to images.
+    """
+
+    kind: ClassVar[str] = "sdf"  # a volume, whose samples have gradients of a distance as well
+
+    density: str = setting(
+        "neus", "from distance to opacity: neus (surfaces lie where weights are largest) or volsdf", choices=("neus", "volsdf")
+    )
+    sharpness: float = setting(
+        30.0, "inverse width of the surface at the start; it is learned", unit="1 / scene radius", low=1.0, high=10_000.0
+    )
+    samples: int = setting(192, "samples along a ray that crosses the whole cube", low=8, high=4096)
+
+    def check(self) -> None:
+        """The shape fits into the sphere and has what it needs."""
+        super().check()
+        self.check_shape(self.radius)
+
+
+@dataclass
+class SurfaceSettings(ShapeSettings, HashEncodingSettings):
+    """A surface that is drawn as a mesh, coloured by a hash grid."""
+
+    kind: ClassVar[str] = "surface"  # its renderings carry the mesh
+    parts_apart: ClassVar[bool] = True
+
+    radius: float = setting(1.0, "half side of the cube that holds the surface", unit="scene radii", low=0.1, high=100.0)
     shape_share: float = setting(1.0, "learning rate of the shape, as a share of that of the colours", low=0.0, high=100.0)
     normals: str = setting("vertex", "normals of the faces, or smooth ones, means at the vertices", choices=("vertex", "face"))
     shading: str = setting(
@@ -240,19 +291,12 @@ class SurfaceSettings(HashEncodingSettings):
         "what is shown: the colour alone; lit from the camera, so that shape shows; or the normals in place of colours (0.5 + 0.5 n)",
         choices=("albedo", "lambert", "normal"),
     )
-    background: str = setting("white", "what is seen behind the object", choices=("white", "grey", "black", "learned", "random"))
+    background: str = setting("white", "what is seen behind the object", choices=BACKGROUNDS)
 
     def check(self) -> None:
         """The shape fits into the grid and has what it needs."""
         super().check()
-        if (self.shape == "mesh") != bool(self.shape_file):
-            raise ValueError(f"shape_file goes with shape: mesh, got shape: {self.shape} and shape_file: '{self.shape_file}'")
-        if self.shape != "ellipsoid" and self.shape_axes != [1.0, 1.0, 1.0]:
-            raise ValueError(f"shape_axes goes with shape: ellipsoid, got shape: {self.shape}")
-        if self.shape_radius * max(self.shape_axes) >= self.radius:
-            raise ValueError(
-                f"the shape reaches {self.shape_radius * max(self.shape_axes):g}, beyond the radius {self.radius:g} of the cube"
-            )
+        self.check_shape(self.radius)
 
 
 @register("representation", "dmtet")
@@ -300,6 +344,7 @@ class RegularizerSettings:
     orientation: Any = setting(0.0, "normals that face away from the camera (Ref-NeRF)", low=0.0, scheduled=True)
     z_variance: Any = setting(0.0, "variance of the depth along opaque rays (HiFA): thin surfaces", low=0.0, scheduled=True)
     entropy: Any = setting(0.0, "entropy of the weights along opaque rays (HiFA's z-entropy): few samples", low=0.0, scheduled=True)
+    eikonal: Any = setting(0.0, "(|gradient| - 1)^2 of a signed distance at the samples: distances are distances", low=0.0, scheduled=True)
     normal_consistency: Any = setting(0.0, "1 - cosine between neighbouring faces of a mesh: smooth surfaces", low=0.0, scheduled=True)
     laplacian: Any = setting(
         0.0, "distance of a mesh's vertices from the means of their neighbours: even surfaces", low=0.0, scheduled=True
@@ -353,9 +398,9 @@ class StageSettings:
         """Penalties look at what the representation has, and so does `train`; the guidance fits the views and steps there are."""
         if self.train != "all" and not getattr(self.representation, "parts_apart", False):
             raise ValueError(f"train: {self.train} needs shape and colours that lie apart, as those of dmtet: leave it at all")
-        for name, (kind, looks_at) in PENALTIES_OF_A_KIND.items():
+        for name, (kinds, looks_at) in PENALTIES_OF_A_KIND.items():
             on = any(weight > 0 for _, weight in knots_of(getattr(self.regularizers, name)))
-            if on and getattr(self.representation, "kind", "") != kind:
+            if on and getattr(self.representation, "kind", "") not in kinds:
                 raise ValueError(f"regularizers.{name} looks at {looks_at}, which this representation has not: leave it at 0")
         if starts_on_hull(self.representation) and POSED_IMAGES not in getattr(self.guidance, "needs", ()):
             raise ValueError("a hull to start from is carved from posed images, and this guidance has none: choose another start")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from threedgen.config.schema import BACKGROUNDS
 from threedgen.draws import Draws
 
+WHITE = 4.0  # of a sigmoid
+TEXTURE_ROWS = 64
+FREQUENCIES = 4
+WIDTH = 32
 SOLID = {"white": 1.0, "grey": 0.5, "black": 0.0}
 
 
@@ -16,26 +24,59 @@ def direction_basis(directions: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, x * z, x * x - y * y, 3 * z * z - 1], -1)
 
 
+def sines(directions: Tensor) -> Tensor:
+    """[...,27] unit directions [...,3] and sines and cosines of pi/2, pi, 2 pi, 4 pi times each of their coordinates."""
+    waves = [math.pi / 2 * 2.0**k * directions for k in range(FREQUENCIES)]
+    return torch.cat([directions, *(wave.sin() for wave in waves), *(wave.cos() for wave in waves)], -1)
+
+
+def on_sphere(texture: Tensor, directions: Tensor) -> Tensor:
+    """[...,C] values of an equirectangular texture [C,H,W] in unit directions [...,3], bilinear between texel centres.
+
+    Row 0 is at the pole +z; the columns begin at azimuth -pi and close around the sphere.
+    """
+    width = texture.shape[-1]
+    azimuth, inclination = torch.atan2(directions[..., 1], directions[..., 0]), torch.acos(directions[..., 2].clamp(-1, 1))
+    column = (azimuth / (2 * math.pi) + 0.5) * width + 1  # in the texture with a column more on either side
+    place = torch.stack([column * (2 / (width + 2)) - 1, inclination * (2 / math.pi) - 1], -1)
+    wrapped = torch.cat([texture[..., -1:], texture, texture[..., :1]], -1)[None]
+    values = F.grid_sample(wrapped, place.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=False)
+    return values[0, :, 0].T.reshape(*directions.shape[:-1], len(texture))
+
+
 class Background(nn.Module):
     """Colour [...,3] behind rays with unit directions [...,3].
 
-    Kinds: "white", "grey", "black"; "learned" is a smooth colour over the directions, white at first; "random" is a new plain
-    colour for every view and step while training (so that matter cannot hide as background) and white otherwise.
+    Kinds: "white", "grey", "black"; "random" is a new plain colour for every view and step while training (so that matter cannot hide
+    as background) and white otherwise. Three are learned, all white at first: "learned" is a smooth colour over the directions, "neural"
+    a small network of sines of the directions, "textured" a sphere with a texture of 64 x 128 texels (equirectangular, azimuth along x).
     """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
+        if kind not in BACKGROUNDS:
+            raise ValueError(f"unknown background '{kind}': {', '.join(BACKGROUNDS)}")
         if kind == "learned":
             self.weight = nn.Parameter(torch.zeros(9, 3))
-            self.bias = nn.Parameter(torch.full((3,), 4.0))
-        elif kind not in SOLID and kind != "random":
-            raise ValueError(f"unknown background '{kind}': white, grey, black, learned or random")
+            self.bias = nn.Parameter(torch.full((3,), WHITE))
+        elif kind == "textured":
+            self.texture = nn.Parameter(torch.full((3, TEXTURE_ROWS, 2 * TEXTURE_ROWS), WHITE))
+        elif kind == "neural":
+            inputs = 3 * (1 + 2 * FREQUENCIES)
+            drawn = torch.randn(WIDTH, inputs, generator=torch.Generator().manual_seed(0))
+            self.hidden = nn.Parameter(drawn * math.sqrt(2 / inputs))
+            self.head = nn.Parameter(torch.zeros(3, WIDTH))
+            self.bias = nn.Parameter(torch.full((3,), WHITE))
 
     def forward(self, directions: Tensor, random_rgb: Tensor | None = None) -> Tensor:
         """Colours behind the rays; `random_rgb` [...,3] is what the kind "random" shows, None shows white."""
         if self.kind == "learned":
             return torch.sigmoid(direction_basis(directions) @ self.weight + self.bias)
+        if self.kind == "textured":
+            return torch.sigmoid(on_sphere(self.texture, directions))
+        if self.kind == "neural":
+            return torch.sigmoid(F.linear(F.relu(F.linear(sines(directions), self.hidden)), self.head, self.bias))
         if self.kind == "random" and random_rgb is not None:
             return random_rgb
         return torch.full_like(directions, SOLID.get(self.kind, 1.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +26,7 @@ class Samples:
         weights: [S] share of the ray's colour that a sample gives, with gradient.
         directions: [R,3] unit directions of the rays.
         normals: [S,3] unit normals, or None where they were not asked for.
+        slopes: makes gradients [K,3] of a signed distance at some of the samples, or None where the volume is no such distance.
     """
 
     offsets: Tensor
@@ -34,11 +35,42 @@ class Samples:
     weights: Tensor
     directions: Tensor
     normals: Tensor | None = None
+    slopes: Callable[[], Tensor] | None = None
 
     @property
     def ray(self) -> Tensor:
         """[S] index of the ray of every sample."""
         return ray_indices(self.offsets, len(self.t))
+
+    def parts(self) -> Iterator[Samples]:
+        """The samples, all at once."""
+        yield self
+
+    def summed(self, measure: Callable[[Samples], Tensor]) -> Tensor:
+        """What a measure of samples gives. It must be one that adds up over bundles of rays: see `Chunks`."""
+        return measure(self)
+
+
+@dataclass
+class Chunks:
+    """The samples of a rendering that was too large to keep them: each chunk of rays is computed anew when it is looked at.
+
+    Attributes:
+        makes: one for each chunk of consecutive rays.
+        bounded: runs what gives a tuple of tensors so that it keeps no memory for the gradient.
+    """
+
+    makes: Sequence[Callable[[], Samples]]
+    bounded: Callable[[Callable[[], tuple[Tensor, ...]]], tuple[Tensor, ...]]
+
+    def parts(self) -> Iterator[Samples]:
+        """The samples of one chunk after another."""
+        for make in self.makes:
+            yield make()
+
+    def summed(self, measure: Callable[[Samples], Tensor]) -> Tensor:
+        """Sum over the chunks of what a measure gives, a tensor of one shape, with gradient and in the memory of one chunk."""
+        return torch.stack([self.bounded(lambda make=make: (measure(make()),))[0] for make in self.makes]).sum(0)
 
 
 @dataclass
@@ -58,7 +90,7 @@ class Render:
         alpha: [...,1] coverage in [0,1].
         depth: [...,1] expected distance along the ray times alpha (0 where empty), world units.
         normal: [...,3] unit world normals times alpha, or None where they were not asked for.
-        samples: of a volume rendering that regularizers may look at, else None.
+        samples: of a volume rendering that regularizers may look at, whole or in chunks, else None.
         surface: the mesh that was drawn, its vertices with gradient, where regularizers may look at it, else None.
         blobs: the Gaussians that were drawn, where regularizers may look at them, else None.
     """
@@ -67,9 +99,14 @@ class Render:
     alpha: Tensor
     depth: Tensor
     normal: Tensor | None = None
-    samples: Samples | None = None
+    samples: Samples | Chunks | None = None
     surface: Mesh | None = None
     blobs: Blobs | None = None
+
+    def reshaped(self, shape: tuple[int, ...]) -> Render:
+        """The same with the leading axes of another shape."""
+        images = {name: getattr(self, name) for name in ("rgb", "alpha", "depth", "normal")}
+        return replace(self, **{name: image.reshape(*shape, -1) for name, image in images.items() if image is not None})
 
 
 @dataclass

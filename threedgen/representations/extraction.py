@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from threedgen.errors import UserError
-from threedgen.representations.base import Mesh, Render
+from threedgen.representations.base import Mesh, Render, Samples
 from threedgen.representations.visibility import without_hidden_space
 
 FLOATER_SHARE = 0.05
@@ -44,17 +44,21 @@ def auto_threshold(render: Render, step_length: float) -> float:
     Raises:
         UserError: no ray is opaque.
     """
-    samples = render.samples
-    assert samples is not None
-    before = F.pad(samples.weights.double().cumsum(0), (1, 0))
-    gone = (before[:-1] - before[samples.offsets[:-1]][samples.ray]).clamp(0, 1 - 1e-9)
-    sigma = -torch.log1p(-(samples.weights / (1 - gone)).clamp(max=1 - 1e-9)) / step_length
-    sigma[gone > VISIBLE] = 0
-    highest = sigma.new_zeros(len(samples.directions)).scatter_reduce(0, samples.ray, sigma, "amax")
+    assert render.samples is not None
+    highest = torch.cat([_highest_density(samples, step_length) for samples in render.samples.parts()])
     reached = highest[render.alpha[:, 0] > 0.5]
     if not len(reached):
         raise UserError("the scene is empty: no ray meets anything opaque; train for more steps, or set export.threshold to a number")
     return 0.9 * torch.quantile(reached, 0.02).item()
+
+
+def _highest_density(samples: Samples, step_length: float) -> Tensor:
+    """[R] largest density in the visible part of each ray, float64."""
+    before = F.pad(samples.weights.double().cumsum(0), (1, 0))
+    gone = (before[:-1] - before[samples.offsets[:-1]][samples.ray]).clamp(0, 1 - 1e-9)
+    sigma = -torch.log1p(-(samples.weights / (1 - gone)).clamp(max=1 - 1e-9)) / step_length
+    sigma[gone > VISIBLE] = 0
+    return sigma.new_zeros(len(samples.directions)).scatter_reduce(0, samples.ray, sigma, "amax")
 
 
 def without_floaters(inside: np.ndarray) -> np.ndarray:
@@ -100,10 +104,39 @@ def surface_of(values: Tensor, radius: float, level: float) -> Mesh:
     # Fields are hollow, and their walls have cracks. What nobody can see is filled, so that no triangle and no texel is spent on it.
     solid[without_hidden_space(kept, max(1, len(values) // 64)) & ~kept] = 1
     # A shell of zeros closes surfaces that touch the cube's faces.
-    solid = ndimage.gaussian_filter(np.pad(solid, 1), SMOOTHING).astype(np.float32)
+    solid = ndimage.gaussian_filter(np.pad(solid, 1), SMOOTHING)
     if solid.max() <= 0.5:
         raise UserError(f"what lies above the surface threshold {level:.3g} is too thin for the grid: raise export.resolution")
-    spacing = 2 * radius / (len(values) - 1)
-    vertices, faces, _, _ = measure.marching_cubes(solid, 0.5, gradient_direction="ascent")
+    return _surface(solid, 0.5, radius)
+
+
+def extract_distance_mesh(distance: Callable[[Tensor], Tensor], radius: float, resolution: int, device: torch.device | str = "cpu") -> Mesh:
+    """Surface at signed distance 0, without floaters and what nobody can see, in world axes, faces outward.
+
+    Args:
+        distance: [N] at world points [N,3], negative inside.
+        radius: half side of the cube; beyond the sphere of this radius nothing is inside.
+        resolution: grid vertices along an axis.
+
+    Raises:
+        UserError: no distance is negative.
+    """
+    everywhere = torch.ones(1, 1, 1, dtype=torch.bool, device=device)
+    values = sample_grid(lambda points: -distance(points), everywhere, radius, resolution).cpu().numpy()
+    cell = 2 * radius / (resolution - 1)
+    depth = np.where(values == 0, -cell, values).clip(-2 * cell, 2 * cell)  # what sample_grid left out is outside
+    inside = depth > 0
+    if not inside.any():
+        raise UserError("the scene is empty: no distance is negative; train for more steps, or with a lower learning rate")
+    kept = without_floaters(inside)
+    depth[inside & ~kept] = -cell
+    depth[without_hidden_space(kept, max(1, resolution // 64)) & ~kept] = cell
+    return _surface(np.pad(depth, 1, constant_values=-cell), 0.0, radius)
+
+
+def _surface(values: np.ndarray, level: float, radius: float) -> Mesh:
+    """Where values, on a grid over the cube with one more shell around it, cross a level; faces towards smaller ones."""
+    spacing = 2 * radius / (values.shape[0] - 3)
+    vertices, faces, _, _ = measure.marching_cubes(values.astype(np.float32), level, gradient_direction="ascent")
     world = (torch.from_numpy(vertices.copy()) - 1) * spacing - radius
     return Mesh(world.float(), torch.from_numpy(faces.astype(np.int64)))

@@ -97,27 +97,65 @@ def fit_volume(
         step_length: along rays, over which the inside hides what is behind.
     """
     device = next(field.parameters()).device
+    points, rgb = around_surface(mesh, albedo, radius, step_length, device, rng)
+    # Half way up the edge where the surface is: a step wide, as wide as rays can tell.
+    inside = torch.sigmoid(-4 * surface_distance(mesh, points, radius / 64, rng) / step_length).to(device) * SOLID
+
+    def loss() -> Tensor:
+        row = some_rows(len(rgb), rng)
+        sigma, seen = query(points[row].to(device))
+        opacity = -torch.expm1(-sigma * step_length)
+        shape = F.binary_cross_entropy(opacity.clamp(1e-6, 1 - 1e-6), inside[row.to(device)])
+        return shape + COLOUR_WEIGHT * F.l1_loss(seen[: BATCH // 2], rgb[row[: BATCH // 2].to(device)])
+
+    descend(field, loss, VOLUME_STEPS)
+
+
+def fit_distance(
+    field: torch.nn.Module,
+    query: Callable[[Tensor], tuple[Tensor, Tensor]],
+    mesh: Mesh,
+    albedo: Albedo,
+    radius: float,
+    step_length: float,
+    rng: torch.Generator,
+) -> None:
+    """Train a field until it is the signed distance to a surface, and has its colours there.
+
+    Args: those of `fit_volume`, but that `query` gives distance [N] and colour [N,3].
+    """
+    device = next(field.parameters()).device
+    points, rgb = around_surface(mesh, albedo, radius, step_length, device, rng)
+    truth = surface_distance(mesh, points, radius / 64, rng).to(device)
+
+    def loss() -> Tensor:
+        row = some_rows(len(rgb), rng)
+        distance, seen = query(points[row].to(device))
+        shape = F.l1_loss(distance, truth[row.to(device)]) / step_length
+        return shape + COLOUR_WEIGHT * F.l1_loss(seen[: BATCH // 2], rgb[row[: BATCH // 2].to(device)])
+
+    descend(field, loss, VOLUME_STEPS)
+
+
+def around_surface(
+    mesh: Mesh, albedo: Albedo, radius: float, step_length: float, device: torch.device, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Points [3N,3] at the surface, around it and in all of the sphere, N of each, and the colours [N,3] of the first."""
     surface = sample_surface(mesh, 16 * BATCH, rng)
     rgb = colours_at(surface.points, albedo, device)
-    # Half of the points where the surface is, the others all around it: what is never asked stays as the hash grid's collisions leave it.
+    # At the surface and all around it: what is never asked stays as the hash grid's collisions leave it.
     spread = torch.tensor([2 * step_length, 0.15 * radius])[torch.arange(2).repeat_interleave(len(rgb))][:, None]
     both = torch.arange(len(rgb)).repeat(2)
     points = surface.points[both] + torch.randn(2 * len(rgb), 1, generator=rng) * spread * surface.normals[both]
     wide = torch.randn(len(rgb), 3, generator=rng)
     far = F.normalize(wide, dim=-1) * radius * torch.rand(len(rgb), 1, generator=rng) ** (1 / 3)
-    points = torch.cat([points, far])
-    # Half way up the edge where the surface is: a step wide, as wide as rays can tell.
-    inside = torch.sigmoid(-4 * surface_distance(mesh, points, radius / 64, rng) / step_length).to(device) * SOLID
+    return torch.cat([points, far]), rgb
 
-    def loss() -> Tensor:
-        near, around = torch.randint(len(rgb), (2, BATCH // 2), generator=rng)
-        row = torch.cat([near, around + len(rgb) * torch.randint(1, 3, (len(around),), generator=rng)])
-        sigma, seen = query(points[row].to(device))
-        opacity = -torch.expm1(-sigma * step_length)
-        shape = F.binary_cross_entropy(opacity.clamp(1e-6, 1 - 1e-6), inside[row.to(device)])
-        return shape + COLOUR_WEIGHT * F.l1_loss(seen[: len(near)], rgb[near.to(device)])
 
-    descend(field, loss, VOLUME_STEPS)
+def some_rows(count: int, rng: torch.Generator) -> Tensor:
+    """[BATCH] rows of what `around_surface` gives, `count` of each sort: the first half at the surface."""
+    near, around = torch.randint(count, (2, BATCH // 2), generator=rng)
+    return torch.cat([near, around + count * torch.randint(1, 3, (len(around),), generator=rng)])
 
 
 def colours_at(points: Tensor, albedo: Albedo, device: torch.device) -> Tensor:

@@ -11,14 +11,14 @@ from scipy import ndimage
 from torch import Tensor
 from trimesh.voxel import VoxelGrid
 
-from threedgen.config.schema import SurfaceSettings
+from threedgen.config.schema import ShapeSettings
 from threedgen.representations.base import Mesh
 from threedgen.representations.mesh_loading import load_mesh
 
 Distance = Callable[[Tensor], Tensor]  # signed distances [N] of points [N,3], negative inside
 
 
-def initial_distance(settings: SurfaceSettings, points: Tensor, pitch: float, hull: Distance | None = None) -> Tensor:
+def initial_distance(settings: ShapeSettings, points: Tensor, pitch: float, hull: Distance | None = None) -> Tensor:
     """[N] distances of points [N,3] to the shape of the settings, negative inside, world units.
 
     Args:

@@ -14,6 +14,7 @@ from threedgen.config.schema import (
     HashGridSettings,
     MeshSettings,
     RunSettings,
+    SDFSettings,
     StageSettings,
     starts_on_hull,
 )
@@ -37,6 +38,7 @@ from threedgen.representations.hashgrid import HashGridField
 from threedgen.representations.mesh import render_mesh
 from threedgen.representations.mesh_loading import load_mesh
 from threedgen.representations.particles import Particles
+from threedgen.representations.sdf import SDFField
 from threedgen.shipped import shipped_folder
 
 ANALYTIC_RESOLUTION = 64
@@ -45,6 +47,7 @@ REPRESENTATIONS: dict[type, Callable[..., Representation]] = {
     GaussiansSettings: GaussianCloud,
     DMTetSettings: DMTet,
     MeshSettings: ExplicitMesh,
+    SDFSettings: SDFField,
 }
 
 

@@ -53,7 +53,8 @@ def write_checkpoint(system: pl.LightningModule, optimizer: torch.optim.Optimize
     for name, parameter in system.named_parameters():
         for kind, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{MOMENTS}.{name}/{kind}"] = value.detach().cpu().contiguous()
-    content = save(tensors, metadata={"format": FORMAT, "step": str(step), "settings": settings, "digest": digest(tensors)})
+    metadata = {"format": FORMAT, "step": str(step), "settings": settings, "digest": digest(tensors, step, settings)}
+    content = save(tensors, metadata=metadata)
     with replacing(path, keep=previous(path)) as partial:
         partial.write_bytes(content)
 
@@ -63,9 +64,9 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, types, shapes and values."""
-    found = hashlib.blake2b(digest_size=16)
+def digest(tensors: Mapping[str, Tensor], step: int, settings: str = "") -> str:
+    """Hash of the step, of the settings' hash, and of names, types, shapes and values."""
+    found = hashlib.blake2b(f"{step}|{settings}|".encode(), digest_size=16)
     for name in sorted(tensors):
         value = tensors[name]
         found.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
@@ -96,9 +97,10 @@ def read_checkpoint(path: Path) -> State:
     metadata = metadata_of(path)
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    if digest(tensors) != metadata["digest"]:
+    state = State(tensors, int(metadata["step"]))
+    if digest(state.tensors, state.step, metadata.get("settings", "")) != metadata["digest"]:
         raise ValueError("its content is not what was written")
-    return State(tensors, int(metadata["step"]))
+    return state
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -149,7 +151,7 @@ class Checkpoints(Callback):
         step = trainer.global_step
         if self.asked is not None or step == trainer.max_steps or (self.every and step % self.every == 0):
             write_checkpoint(pl_module, trainer.optimizers[0], step, self.path, self.settings)
-        if self.asked is not None and step < trainer.max_steps:
+        if self.asked is not None:
             raise KeyboardInterrupt if self.asked == signal.SIGINT else Stopped
 
 

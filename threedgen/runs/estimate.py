@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from threedgen.config.schema import RunSettings, StageSettings
-from threedgen.representations.hashgrid import HashGridField
+from threedgen.representations.sdf import SDFField
+from threedgen.representations.volume import Volume
 from threedgen.runs.build import build_representation, pick_device
 from threedgen.runs.stages import Teachers, stages_of
 from threedgen.systems.critic import CriticTrainer
@@ -24,6 +25,7 @@ EXPORT_SECONDS = 10.0
 FRAME_SECONDS = 0.05
 # Share of the scene's radius up to which a field holds matter once it is trained; a fresh one is only its small blob.
 OBJECT_RADIUS = 0.85
+SHELL_CELLS = 4  # of the occupancy grid, around a surface of distances
 BAKED_POINTS = 65_536
 TEXEL_BYTES = 120  # held at a time while a texture is baked, beside what the colour field needs
 TRIALS = 3
@@ -111,10 +113,11 @@ def _first_critic_seconds(objective: ResidualObjective, trainer: CriticTrainer, 
 
 def _fill(representation: nn.Module) -> None:
     """Let a fresh field march through as much space as a trained one."""
-    if isinstance(representation, HashGridField):
+    if isinstance(representation, Volume):
         grid = representation.occupancy
-        centres = grid.cell_points(torch.full((grid.resolution**3, 3), 0.5, device=grid.opacity.device))
-        grid.occupied.copy_((centres.norm(dim=-1) < OBJECT_RADIUS).reshape(grid.occupied.shape))
+        distance = grid.cell_points(torch.full((grid.resolution**3, 3), 0.5, device=grid.opacity.device)).norm(dim=-1)
+        hollow = OBJECT_RADIUS - SHELL_CELLS * 2 / grid.resolution if isinstance(representation, SDFField) else 0.0
+        grid.occupied.copy_(((distance < OBJECT_RADIUS) & (distance >= hollow)).reshape(grid.occupied.shape))
 
 
 def _sampling_seconds(objective: ReconstructionObjective, system: Distillation, stage: StageSettings) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from threedgen.runs.build import build_representation, pick_device
 from threedgen.runs.callbacks import Previews, Progress, Status
 from threedgen.runs.checkpoints import Checkpoints, State, signals_kept
 from threedgen.runs.folder import RunFolder, environment
+from threedgen.runs.health import HealthMonitor
+from threedgen.runs.rescue import Rescue
 from threedgen.runs.scores import write_scores
 from threedgen.runs.stages import Stage, Start, Teachers, check_ahead, set_aside, stages_of, start_of, until
 from threedgen.runs.x0_preview import X0Previews
@@ -150,7 +153,7 @@ def fit(system: Distillation, stage: Stage, settings: RunSettings, folder: RunFo
     steps, done, name = stage.settings.steps, state.step if state else 0, stage.name
     log = f"{name}-{done}" if done else name
     shutil.rmtree(folder.logs / log, ignore_errors=True)
-    with quiet_lightning(), signals_kept():
+    with quiet_lightning(), quiet_log_writer(), signals_kept():
         trainer = _trainer(stage, log, settings, folder, device, state)
         # Lightning counts steps here; a run that goes on begins to count where it stopped.
         trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = done
@@ -177,6 +180,8 @@ def _trainer(stage: Stage, log: str, settings: RunSettings, folder: RunFolder, d
             Status(folder, name),
             Previews(folder, name, settings.preview_every),
             X0Previews(folder, name, settings.x0_preview_every),
+            Rescue(stage.checkpoint(folder), stage.digest),
+            HealthMonitor(folder),
             Checkpoints(stage.checkpoint(folder), settings.checkpoint_every, stage.digest, state),
         ],
         log_every_n_steps=10,
@@ -185,6 +190,22 @@ def _trainer(stage: Stage, log: str, settings: RunSettings, folder: RunFolder, d
         enable_progress_bar=False,
         num_sanity_val_steps=0,
     )
+
+
+@contextmanager
+def quiet_log_writer() -> Iterator[None]:
+    """TensorBoard's thread prints no traceback when it cannot write: the run meets the same error with its next number."""
+    hook = threading.excepthook
+
+    def quiet(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            hook(arguments)
+
+    threading.excepthook = quiet
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from threedgen.guidance.core import Step, Teacher
 from threedgen.guidance.critics import critic_loss
 from threedgen.guidance.vsd import VSD
+from threedgen.systems.safe_step import are_finite
 
 
 class Moments(nn.Module):
@@ -75,12 +76,14 @@ class CriticTrainer(nn.Module):
         return torch.stack(losses).mean() if losses else step.z.new_zeros(())
 
     def update(self, step: Step, number: int) -> Tensor:
-        """One step of the critic."""
+        """One step of the critic; it is left out where it is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rule.scheduled("critic_lr", step.index)
         loss = critic_loss(self.teacher, step, number)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if not are_finite([loss, *(parameter.grad for parameter in self.critic.parameters() if parameter.grad is not None)]):
+            return loss.new_full((), torch.nan)
         self.moments.lend_to(self.optimizer, self.critic)
         self.optimizer.step()
         return loss.detach()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,6 +20,9 @@ from threedgen.schedule import at
 from threedgen.systems.fitting import fit_objective
 from threedgen.systems.objectives import objective_of
 from threedgen.systems.regularizers import needs_normals, penalties
+from threedgen.systems.safe_step import are_finite, buffers_of, halve_chunks, is_out_of_memory, norm_of, put_back
+
+BROKEN = "the parameters are not finite"
 
 
 class Distillation(pl.LightningModule):
@@ -25,11 +30,17 @@ class Distillation(pl.LightningModule):
 
     The teacher is a prior with its prompts, or the posed images of a fit; cameras and objective are those it asks for.
     A batch is the index of the step; nothing but (seed, step, view) decides what is drawn.
+
+    Attributes:
+        refused: why the last step was left out; empty where it was taken. BROKEN where the parameters are not finite any more.
+        gradient: its norm in the last step.
+        chunk: samples rendered at once, if memory ran out; 0 otherwise.
     """
 
     def __init__(self, settings: StageSettings, representation: Representation, teacher: Teacher | PosedImages, seed: int) -> None:
         super().__init__()
         self.settings, self.representation, self.seed = settings, representation, seed
+        self.refused, self.gradient, self.chunk, self.seen = "", 0.0, 0, list[Tensor]()
         for group in representation.param_groups(0.0, 0.0):
             for parameter in group["params"]:
                 parameter.requires_grad_(self.trains(group))
@@ -66,14 +77,53 @@ class Distillation(pl.LightningModule):
         numbers = {f"loss/{name}": value.detach() for name, value in terms.items()} | lesson.info
         self.log_dict(numbers, batch_size=1)
         self.log("loss", loss.detach(), prog_bar=True, batch_size=1)
+        self.seen = [loss.detach(), *(lesson.info[name].detach() for name in ("critic",) if name in lesson.info)]
         return loss
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The optimizer's step and the representation's upkeep, so that callbacks which follow see a step that is complete."""
-        super().optimizer_step(*args, **kwargs)
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step without gradients changes nothing, so that is what one becomes whose numbers are not finite."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        self.gradient = norm_of(gradients)
+        if not are_finite(self.seen):
+            self.refused = "the loss is not finite"
+        elif not math.isfinite(self.gradient):
+            self.refused = "the gradient is not finite"
+        if self.refused:
+            optimizer.zero_grad(set_to_none=True)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """The optimizer's step and the representation's upkeep, so that callbacks which follow see a step that is complete.
+
+        A step that runs out of memory is done again in smaller parts. Of one that is `refused` nothing is left but its number; draws
+        are keyed on it, so the next one is another.
+        """
+        before, self.refused = buffers_of(self.representation), ""
+        while self.runs_out_of_memory(lambda: super(Distillation, self).optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)):
+            put_back(self.representation, before)
+            optimizer.zero_grad(set_to_none=True)
+            self.chunk = halve_chunks(self.representation.scenes, self.global_step)
+        if self.refused:
+            put_back(self.representation, before)
+        else:
+            self.keep_up()
+        if not are_finite(self.representation.parameters()):
+            self.refused = BROKEN
+
+    def keep_up(self) -> None:
+        """The representation's upkeep, with the moments forgotten of rows that stand for something else now."""
         forgotten = self.representation.after_step(self.global_step, self.draws(self.global_step))
         state = self.trainer.optimizers[0].state
         for parameter, rows in forgotten.items():
             for name in ("exp_avg", "exp_avg_sq"):
                 if parameter in state:
                     state[parameter][name][rows] = 0
+
+    def runs_out_of_memory(self, step: Callable[[], None]) -> bool:
+        """Try a step; whether there was too little memory for it. What it held is free again on return."""
+        try:
+            step()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return True
+        return False

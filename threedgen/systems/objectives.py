@@ -23,6 +23,7 @@ from threedgen.priors.base import Prior
 from threedgen.registry import name_of
 from threedgen.representations.base import Render, Representation
 from threedgen.systems.critic import CriticTrainer
+from threedgen.systems.safe_step import are_finite
 
 BACKGROUND_TOLERANCE = 0.08
 
@@ -160,24 +161,36 @@ class ReconstructionObjective(Objective):
         check_teachable(guidance, teacher.prior)
         self.guidance, self.sampler, self.teacher = guidance, sampler, teacher
         self.shaping = ResidualObjective(guidance.shaping(), sampler, teacher, guidance.warm_up) if guidance.warm_up else None
+        self.asked = -1  # the step of the newest round
         self.bank = TargetBank(guidance.bank, sampler.settings.views, teacher.prior.native_resolution)
 
     @torch.no_grad()
-    def ask(self, representation: Representation, draws: Draws) -> None:
+    def ask(self, representation: Representation, draws: Draws) -> bool:
+        """Put the targets of a new round into the bank, where they are finite; whether they are."""
         cameras = self.sampler.sample(draws, turn=int(self.bank.rounds))
         rgb = representation.render(cameras).rgb
-        self.bank.add(self.guidance.targets(self.teacher, rgb, cameras, draws), cameras)
+        targets = self.guidance.targets(self.teacher, rgb, cameras, draws)
+        if not are_finite([targets]):
+            return False
+        self.bank.add(targets, cameras)
+        self.asked = draws.step
+        return True
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
         if self.shaping is not None and draws.step < self.guidance.warm_up:
             lesson = self.shaping(representation, draws, normals)
             # Mean over the entries, as the fits that follow: Adam's moments are kept from one to the other.
             return replace(lesson, loss=lesson.loss / lesson.render.rgb[0].numel())
-        if self.guidance.asks(draws.step):
-            self.ask(representation, draws)
+        due = self.guidance.asks(draws.step) or not int(self.bank.rounds)
+        answered = self.asked == draws.step or not due or self.ask(representation, draws)  # once, also where the step is done again
+        if not int(self.bank.rounds):
+            render = representation.render(self.sampler.sample(draws), draws=draws, normals=normals)
+            return Lesson(render.rgb.sum() * torch.nan, render)
         render, target, empty = self.seen(representation, draws, normals)
         loss = F.l1_loss(render.rgb, target) + F.mse_loss(render.rgb, target)
         loss = loss + self.guidance.empty * (render.alpha[..., 0] * empty).mean()
+        if not answered:
+            loss = loss * torch.nan
         return Lesson(loss, render, {"round": self.bank.rounds.float()})
 
     def seen(self, representation: Representation, draws: Draws, normals: bool) -> tuple[Render, Tensor, Tensor]:

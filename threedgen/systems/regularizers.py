@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,46 +31,81 @@ def opaque(render: Render) -> Tensor:
     return F.binary_cross_entropy(alpha, alpha)
 
 
-def distortion(render: Render) -> Tensor:
+@dataclass(frozen=True)
+class SamplePenalty:
+    """A penalty on the samples along rays: a mean over rays (or samples), taken as a total and a count, which add up over chunks of rays.
+
+    Called with a rendering it gives the mean; 0 where nothing counts.
+    """
+
+    totals: Callable[[Samples], tuple[Tensor, Tensor | int]]
+
+    def __call__(self, render: Render) -> Tensor:
+        return means([self], render)[0]
+
+
+def means(of: Sequence[SamplePenalty], render: Render) -> Tensor:
+    """[K] values of penalties on samples, in one pass over them; ValueError where the rendering has no samples."""
+    if render.samples is None:
+        raise ValueError("this penalty looks at the samples of a volume rendering; the rendering has none")
+
+    def measure(samples: Samples) -> Tensor:
+        pairs = [penalty.totals(samples) for penalty in of]
+        return torch.stack([torch.stack([total.double(), torch.as_tensor(count).to(total).double()]) for total, count in pairs])
+
+    total, count = render.samples.summed(measure).unbind(1)
+    return (total / count.detach().clamp(min=1)).to(render.alpha.dtype)
+
+
+@SamplePenalty
+def distortion(s: Samples) -> tuple[Tensor, int]:
     """Sum over pairs of samples of a ray of w_i w_j |t_i - t_j| (mip-NeRF 360, arXiv 2111.12077, without the self term)."""
-    s = samples_of(render)
     w, wt = s.weights.double(), (s.weights * s.t).double()
     before = s.offsets[:-1][s.ray]
     # Sums over the earlier samples of the same ray: a running sum over all samples less its value at the ray's start.
     w_sum, wt_sum = (F.pad(v.cumsum(0), (1, 0)) for v in (w, wt))
     w_earlier, wt_earlier = (v[:-1] - v[before] for v in (w_sum, wt_sum))
     pairs = 2 * (wt * w_earlier - w * wt_earlier)
-    return (pairs.sum() / len(s.directions)).to(s.weights.dtype)
+    return pairs.sum(), len(s.directions)
 
 
-def orientation(render: Render) -> Tensor:
+@SamplePenalty
+def orientation(s: Samples) -> tuple[Tensor, int]:
     """Sum of sg(w) max(0, n . d)^2 along a ray: visible normals face the camera (Ref-NeRF, arXiv 2112.03907)."""
-    s = samples_of(render)
     if s.normals is None:
         raise ValueError("orientation needs a rendering with normals")
     away = (s.normals * s.directions[s.ray]).sum(-1).clamp(min=0).square()
-    return (s.weights.detach() * away).sum() / len(s.directions)
+    return (s.weights.detach() * away).sum(), len(s.directions)
 
 
-def z_variance(render: Render) -> Tensor:
+@SamplePenalty
+def z_variance(s: Samples) -> tuple[Tensor, Tensor]:
     """Variance of the depth along a ray, sum of v_i (t_i - t_mean)^2 with v = w / sum(w) (HiFA, arXiv 2305.18766).
 
     Mean over the opaque rays, those whose weights sum to more than 1/2; 0 without any.
     """
-    s = samples_of(render)
     share, opaque_rays = shares_along_rays(s)
     mean = summed_along_rays(share * s.t, s)
-    return mean_over(opaque_rays, summed_along_rays(share * (s.t - mean[s.ray]).square(), s)).to(s.weights.dtype)
+    return total_over(opaque_rays, summed_along_rays(share * (s.t - mean[s.ray]).square(), s))
 
 
-def entropy(render: Render) -> Tensor:
+@SamplePenalty
+def entropy(s: Samples) -> tuple[Tensor, Tensor]:
     """Entropy of the weights along a ray, -sum of v_i log(v_i) in nats with v = w / sum(w) (z-entropy of HiFA, arXiv 2305.18766).
 
     Mean over the opaque rays, as in `z_variance`.
     """
-    s = samples_of(render)
     share, opaque_rays = shares_along_rays(s)
-    return mean_over(opaque_rays, summed_along_rays(-share * share.clamp(min=SMALLEST_SHARE).log(), s)).to(s.weights.dtype)
+    return total_over(opaque_rays, summed_along_rays(-share * share.clamp(min=SMALLEST_SHARE).log(), s))
+
+
+@SamplePenalty
+def eikonal(s: Samples) -> tuple[Tensor, int]:
+    """Square of how far the length of a signed distance's gradient is from 1 (IGR, arXiv 2002.10099), mean over samples."""
+    if s.slopes is None:
+        raise ValueError("eikonal looks at the gradient of a signed distance; the rendering is of none")
+    slopes = s.slopes()
+    return (slopes.norm(dim=-1) - 1).square().sum(), len(slopes)
 
 
 def normal_consistency(render: Render) -> Tensor:
@@ -139,15 +175,9 @@ def summed_along_rays(values: Tensor, s: Samples) -> Tensor:
     return running[s.offsets[1:]] - running[s.offsets[:-1]]
 
 
-def mean_over(rays: Tensor, values: Tensor) -> Tensor:
-    """Mean of values [R] over the rays [R] bool; 0 without any."""
-    return torch.where(rays, values, 0).sum() / rays.sum().clamp(min=1)
-
-
-def samples_of(render: Render) -> Samples:
-    if render.samples is None:
-        raise ValueError("this penalty looks at the samples of a volume rendering; the rendering has none")
-    return render.samples
+def total_over(rays: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of values [R] over the rays [R] bool, and how many these are."""
+    return torch.where(rays, values, 0).sum(), rays.sum()
 
 
 PENALTIES: dict[str, Callable[[Render], Tensor]] = {
@@ -157,6 +187,7 @@ PENALTIES: dict[str, Callable[[Render], Tensor]] = {
     "orientation": orientation,
     "z_variance": z_variance,
     "entropy": entropy,
+    "eikonal": eikonal,
     "normal_consistency": normal_consistency,
     "laplacian": laplacian,
     "opacity": opacity,
@@ -173,4 +204,9 @@ def needs_normals(settings: RegularizerSettings, step: int) -> bool:
 def penalties(settings: RegularizerSettings, render: Render, step: int) -> dict[str, Tensor]:
     """Weighted penalties that are on at this step, by name."""
     weights = {name: at(getattr(settings, name), step) for name in PENALTIES}
-    return {name: w * PENALTIES[name](render) for name, w in weights.items() if w > 0}
+    on = {name: PENALTIES[name] for name, w in weights.items() if w > 0}
+    along = {name: penalty for name, penalty in on.items() if isinstance(penalty, SamplePenalty)}
+    values = {name: penalty(render) for name, penalty in on.items() if name not in along}
+    if along:
+        values |= dict(zip(along, means(list(along.values()), render), strict=True))
+    return {name: weights[name] * values[name] for name in on}
