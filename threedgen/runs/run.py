@@ -124,11 +124,11 @@ def _say_start(start: Start, stages: list[Stage], folder: RunFolder, resume: boo
 
 def _made(stages: list[Stage], start: Start, teachers: Teachers, settings: RunSettings, folder: RunFolder, device: str) -> Representation:
     """What the last stage leaves behind, each begun with what the one before has made."""
-    made = None if start.before is None else finished(stages[start.index - 1], start.before, device)
+    made = None if start.before is None else finished(stages[start.index - 1], start.before, teachers)
     for stage in stages[start.index :]:
         state = start.state if stage is stages[start.index] else None
         if state is not None and state.step == stage.settings.steps:
-            made = finished(stage, state, device)
+            made = finished(stage, state, teachers)
             continue
         fresh = build_representation(stage.settings, stage.seed, device, teachers.images)
         if state is None and made is not None:
@@ -141,9 +141,9 @@ def _made(stages: list[Stage], start: Start, teachers: Teachers, settings: RunSe
     return made
 
 
-def finished(stage: Stage, state: State, device: str) -> Representation:
+def finished(stage: Stage, state: State, teachers: Teachers) -> Representation:
     """The representation that a stage has left."""
-    representation = build_representation(stage.settings, stage.seed, device)
+    representation = build_representation(stage.settings, stage.seed, teachers.device, teachers.images)
     representation.load_state_dict(state.of("representation"))
     return representation
 
