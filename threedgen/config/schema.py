@@ -134,6 +134,7 @@ class VolumeSettings(HashEncodingSettings):
     radius: float = setting(1.0, "half side of the cube that holds the field", unit="scene radii", low=0.1, high=100.0)
     occupancy_resolution: int = setting(64, "cells of the occupancy grid along an axis", unit="cells", low=8, high=256)
     samples: int = setting(96, "samples along a ray that crosses the whole cube", low=8, high=4096)
+    network_share: float = setting(1.0, "learning rate of the network behind the hash grid, as a share of the grid's", low=0.0, high=100.0)
     band_every: int = setting(
         0, "steps after which the next finer level of the hash grid comes into use; 0 uses all from the start", unit="steps", low=0
     )

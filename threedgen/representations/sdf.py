@@ -48,8 +48,8 @@ class SDFField(HashVolume):
             self.register_buffer("start", settings.shape_radius * torch.tensor(settings.shape_axes))
         self.refresh_occupancy()
 
-    def field_parameters(self) -> list[nn.Parameter]:
-        return [*super().field_parameters(), self.log_sharpness]
+    def field_groups(self) -> list[dict]:
+        return [*super().field_groups(), {"params": [self.log_sharpness], "name": "sharpness"}]
 
     @property
     def sharpness(self) -> Tensor:
