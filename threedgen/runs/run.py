@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from torch.utils import deterministic
 
 from threedgen.config.naming import run_folder
 from threedgen.config.schema import ExportSettings, RunSettings
@@ -101,6 +103,12 @@ def _work(settings: RunSettings, stages: list[Stage], folder: RunFolder, resume:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
     write_json(folder.path / "environment.json", environment(device))
+    with repeatable(device):
+        return _exported(settings, stages, folder, resume, first, device)
+
+
+def _exported(settings: RunSettings, stages: list[Stage], folder: RunFolder, resume: bool, first: str, device: str) -> dict[str, Path]:
+    """Do what is left of the stages and write the asset; its files by kind."""
     teachers = Teachers(settings, device, folder.prompts)
     check_ahead(stages, teachers, folder)
     start = start_of(stages, folder, resume, first)
@@ -190,6 +198,25 @@ def _trainer(stage: Stage, log: str, settings: RunSettings, folder: RunFolder, d
         enable_progress_bar=False,
         num_sanity_val_steps=0,
     )
+
+
+@contextmanager
+def repeatable(device: str) -> Iterator[None]:
+    """On a CPU the same numbers again: torch adds up what several threads scatter (index_put with accumulation) in a fixed order.
+
+    On a GPU that is left to each operator.
+    """
+    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = deterministic  # its attribute is made at run time
+    fill = memory.fill_uninitialized_memory
+    if device == "cpu":
+        torch.use_deterministic_algorithms(True)
+        memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill
 
 
 @contextmanager
