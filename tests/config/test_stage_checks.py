@@ -6,6 +6,7 @@ from threedgen.config.loader import load
 from threedgen.errors import UserError
 
 GUIDANCE = "stages.coarse.guidance"
+NO_SAMPLES = ["stages.coarse.regularizers.distortion=0"]
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,7 @@ GUIDANCE = "stages.coarse.guidance"
         (["negative_prompt=blur", f"{GUIDANCE}.type=nfsd"], "negative_prompt plays no part"),
         (["negative_prompt=blur", f"{GUIDANCE}.type=sds", f"{GUIDANCE}.perp_neg=1"], "negative_prompt plays no part"),
         (["negative_prompt=blur", f"{GUIDANCE}.type=sds", f"{GUIDANCE}.cfg_mode=none"], "negative_prompt plays no part"),
+        (["representation=dmtet", "stages.coarse.representation.shape=hull", *NO_SAMPLES], "hull to start from is carved"),
         (["prompts.view_drop.back=[face]"], "do nothing while prompts.view_dependent is none"),
     ],
 )

@@ -134,6 +134,7 @@ class VolumeSettings(HashEncodingSettings):
     radius: float = setting(1.0, "half side of the cube that holds the field", unit="scene radii", low=0.1, high=100.0)
     occupancy_resolution: int = setting(64, "cells of the occupancy grid along an axis", unit="cells", low=8, high=256)
     samples: int = setting(96, "samples along a ray that crosses the whole cube", low=8, high=4096)
+    network_share: float = setting(1.0, "learning rate of the network behind the hash grid, as a share of the grid's", low=0.0, high=100.0)
     band_every: int = setting(
         0, "steps after which the next finer level of the hash grid comes into use; 0 uses all from the start", unit="steps", low=0
     )
@@ -317,6 +318,12 @@ class MeshSettings(SurfaceSettings):
     capacity: int = setting(10_000, "most vertices there may ever be; there are twice as many triangles", low=16, high=2_000_000)
     edge: Any = setting(
         0.04, "length of the edges; where the surface rests they become shorter", unit="scene radii", low=1e-4, scheduled=True
+    )
+    spread: int = setting(
+        8,
+        "sweeps that spread the gradients over the neighbours of a vertex, so that parts of the surface move and not single vertices",
+        low=0,
+        high=1000,
     )
     edge_range: list[float] = setting([0.5, 1.5], "shortest and longest edge, as shares of edge", low=0.05, high=20.0, **INTERVAL)
     remesh_every: int = setting(5, "steps between turns of remeshing; 0 keeps the first mesh", unit="steps", low=0)

@@ -35,8 +35,9 @@ class HashVolume(Volume):
         self.head_bias = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("levels_in_use", torch.tensor(min(s.band_start, s.levels) if s.band_every else s.levels))
 
-    def field_parameters(self) -> list[nn.Parameter]:
-        return [self.table, self.hidden, self.head, self.head_bias]
+    def field_groups(self) -> list[dict]:
+        network = {"params": [self.hidden, self.head, self.head_bias], "share": self.settings.network_share, "name": "network"}
+        return [{"params": [self.table], "name": "grid"}, network]
 
     def network(self, points: Tensor) -> Tensor:
         """[N,outputs] at world points [N,3]."""

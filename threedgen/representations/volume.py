@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from threedgen.cameras import Cameras
 from threedgen.config.schema import VolumeSettings
@@ -96,8 +96,8 @@ class Volume(Representation):
         """What the field holds at the places of a march; `normals` asks for unit normals."""
         raise NotImplementedError
 
-    def field_parameters(self) -> list[nn.Parameter]:
-        """What is optimized, the background apart."""
+    def field_groups(self) -> list[dict]:
+        """What is optimized, the background apart: groups with their names, and their shares of the learning rate where they have one."""
         raise NotImplementedError
 
     def opacity_density(self, points: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Volume(Representation):
 
     def param_groups(self, lr: float, lr_background: float) -> list[dict]:
         """Optimizer groups by learning rate."""
-        groups = [{"params": self.field_parameters(), "lr": lr, "name": "field"}]
+        groups = [{"lr": lr * group.get("share", 1.0)} | group for group in self.field_groups()]
         learned = list(self.background.parameters())
         return groups + ([{"params": learned, "lr": lr_background, "name": "background"}] if learned else [])
 

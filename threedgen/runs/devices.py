@@ -26,6 +26,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
 from safetensors.torch import load, save
 from torch import distributed as dist
+from torch.distributed import TCPStore
 
 from threedgen.errors import UserError
 from threedgen.runs.checkpoints import State, restore, tensors_of
@@ -111,7 +112,7 @@ class SameStart(Callback):
 
 
 @contextmanager
-def joined(store: dist.Store, rank: int, count: int, device: str) -> Iterator[None]:
+def joined(store: TCPStore, rank: int, count: int, device: str) -> Iterator[None]:
     """The processes find one another, and are as good as alone again after the block."""
     dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE)
     try:
@@ -130,7 +131,7 @@ def helped(folder: Path, stage: str, count: int, device: str, done: int) -> Iter
     if count == 1:
         yield
         return
-    store = dist.TCPStore(HOST, 0, count, is_master=True, timeout=PATIENCE, wait_for_workers=False)
+    store = TCPStore(HOST, 0, count, is_master=True, timeout=PATIENCE, wait_for_workers=False)
     with ExitStack() as stack:
         words = [str(word) for word in (folder, stage, count, store.port, device, done, torch.get_num_threads())]
         helpers = {rank: stack.enter_context(helper(rank, words)) for rank in range(1, count)}

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import torch
-from torch import distributed as dist
+from torch.distributed import TCPStore
 
 from threedgen.config.loader import load_run
 from threedgen.runs.build import build_representation
@@ -21,7 +21,7 @@ from threedgen.runs.checkpoints import STOPPING
 from threedgen.runs.devices import HOST, PATIENCE, SameStart, joined
 from threedgen.runs.folder import RunFolder
 from threedgen.runs.rescue import Rescue
-from threedgen.runs.run import run_steps
+from threedgen.runs.run import repeatable, run_steps
 from threedgen.runs.stages import Teachers, stages_of
 from threedgen.systems.distillation import Distillation
 
@@ -42,14 +42,15 @@ def main(rank: int, path: Path, name: str, count: int, port: int, device: str, d
     if device == "cuda":
         torch.cuda.set_device(rank)
     settings, folder = load_run(str(path), [], "").settings, RunFolder(path)
-    stage = next(stage for stage in stages_of(settings) if stage.name == name)
-    teachers = Teachers(settings, device, folder.prompts)
-    teacher = teachers.of(stage.settings)
+    stages, teachers = stages_of(settings), Teachers(settings, device, folder.prompts)
+    # All of them, as the run does: the first stage that fits images says how they are read.
+    found = {stage.name: (stage, teachers.of(stage.settings)) for stage in stages}
+    stage, teacher = found[name]
     representation = build_representation(stage.settings, stage.seed, device, teachers.images)
     system = Distillation(stage.settings, representation, teacher, stage.seed)
-    store = dist.TCPStore(HOST, port, count, is_master=False, timeout=PATIENCE)
+    store = TCPStore(HOST, port, count, is_master=False, timeout=PATIENCE)
     store.set(f"ready-{rank}", "")
-    with joined(store, rank, count, device):
+    with repeatable(device), joined(store, rank, count, device):
         rescue = Rescue(stage.checkpoint(folder), stage.digest, io.StringIO())
         run_steps(system, stage, count, device, done, [rescue, SameStart(done)], logger=False)
 
