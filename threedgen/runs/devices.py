@@ -26,7 +26,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
 from safetensors.torch import load, save
 from torch import distributed as dist
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from threedgen.errors import UserError
 from threedgen.runs.checkpoints import State, restore, tensors_of

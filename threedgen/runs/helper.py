@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from threedgen.config.loader import load_run
 from threedgen.runs.build import build_representation
