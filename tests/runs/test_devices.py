@@ -37,6 +37,7 @@ def test_two_processes_with_two_views_each_leave_what_one_with_four_leaves(micro
     [
         ("quickstart-sds", ["devices=3"], r"cameras\.views \(4\) must be a multiple of devices \(3\)"),
         ("quickstart-sds", ["devices=2", "guidance=vsd", "prior=embedded"], "trains a critic.*set devices=1"),
+        ("quickstart-sds", ["devices=2", "representation=dmtet"], "draws a surface.*set devices=1"),
         ("quickstart-gaussians", ["devices=2"], "a few whole images a step.*set devices=1"),
     ],
 )
