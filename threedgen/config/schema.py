@@ -308,6 +308,14 @@ class DMTetSettings(SurfaceSettings):
     resolution: int = setting(48, "cells of the tetrahedral grid along an axis", unit="cells", low=4, high=256)
 
 
+@register("representation", "flexicubes")
+@dataclass
+class FlexiCubesSettings(SurfaceSettings):
+    """A surface from signed distances on a deformable grid of weighted cubes (FlexiCubes, arXiv 2308.05371), coloured by a hash grid."""
+
+    resolution: int = setting(48, "cubes of the grid along an axis", unit="cells", low=4, high=256)
+
+
 @register("representation", "mesh")
 @dataclass
 class MeshSettings(SurfaceSettings):

@@ -10,6 +10,7 @@ import torch
 from threedgen.cameras import Cameras
 from threedgen.config.schema import (
     DMTetSettings,
+    FlexiCubesSettings,
     GaussiansSettings,
     HashGridSettings,
     MeshSettings,
@@ -33,6 +34,7 @@ from threedgen.priors.prompts import PERP_NEG, PromptBank
 from threedgen.representations.base import Representation
 from threedgen.representations.dmtet import DMTet
 from threedgen.representations.explicit_mesh import ExplicitMesh
+from threedgen.representations.flexicubes import FlexiCubes
 from threedgen.representations.gaussians import GaussianCloud
 from threedgen.representations.hashgrid import HashGridField
 from threedgen.representations.mesh import render_mesh
@@ -46,6 +48,7 @@ REPRESENTATIONS: dict[type, Callable[..., Representation]] = {
     HashGridSettings: HashGridField,
     GaussiansSettings: GaussianCloud,
     DMTetSettings: DMTet,
+    FlexiCubesSettings: FlexiCubes,
     MeshSettings: ExplicitMesh,
     SDFSettings: SDFField,
 }
