@@ -6,6 +6,7 @@ from threedgen.config.loader import load
 from threedgen.errors import UserError
 
 GUIDANCE = "stages.coarse.guidance"
+NO_SAMPLES = ["stages.coarse.regularizers.distortion=0"]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,7 @@ GUIDANCE = "stages.coarse.guidance"
             ["representation=latent_nerf", f"{GUIDANCE}.type=mv_sds", f"{GUIDANCE}.space=latent", f"{GUIDANCE}.views=tiled"],
             "set guidance.views to joint",
         ),
+        (["representation=dmtet", "stages.coarse.representation.shape=hull", *NO_SAMPLES], "hull to start from is carved"),
         (["prompts.view_drop.back=[face]"], "do nothing while prompts.view_dependent is none"),
     ],
 )

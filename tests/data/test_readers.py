@@ -118,6 +118,49 @@ def test_masks_and_depths_are_read(tmp_path):
     assert float(read.depth[2].abs().sum()) == 0
 
 
+def test_normals_are_read_as_unit_directions_and_what_is_none_is_unknown(tmp_path):
+    folder = write_nerfstudio(
+        tmp_path / "d",
+        (ring(2, WIDTH, HEIGHT), blank(2)),
+        lambda document: document["frames"][0].update(normal_file_path="normal.png"),
+    )
+    stored = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
+    stored[..., :3] = [255, 128, 128]  # +x
+    stored[0, 0, :3] = 128  # no direction
+    stored[1, 1, 3] = 0
+    stored[2, 2, :3] = [128, 0, 255]  # (0, -1, 1) / sqrt 2
+    Image.fromarray(stored).save(folder / "normal.png")
+    path = folder / "transforms.json"
+    normal = read_images(read_frames(path, read_document(path))).normal
+    assert normal is not None
+    assert normal.shape == (2, HEIGHT, WIDTH, 3)
+    assert normal[0, 5, 5].tolist() == pytest.approx([1, 0, 0], abs=6e-3)
+    assert normal[0, 2, 2].tolist() == pytest.approx([0, -math.sqrt(0.5), math.sqrt(0.5)], abs=6e-3)
+    assert not normal[0, 0, 0].any()
+    assert not normal[0, 1, 1].any()
+    assert not normal[1].any()
+    for picture, message in ((stored[:9], "does not have the size"), (stored[..., 0], "no RGB image of 8 bits")):
+        Image.fromarray(picture).save(folder / "normal.png")
+        with pytest.raises(UserError, match=message):
+            read_images(read_frames(path, read_document(path)))
+
+
+def test_a_weight_of_normals_wants_normal_maps_which_are_read_for_it_alone(tmp_path):
+    def add(document):
+        for frame in document["frames"]:
+            frame["normal_file_path"] = "normal.png"
+
+    views = barrel_views(ring(9))
+    with pytest.raises(UserError, match="has a normal_file_path"):
+        read_scene(str(write_nerfstudio(tmp_path / "plain", views)), Images(normal=1.0))
+    folder = write_nerfstudio(tmp_path / "d", views, add)
+    Image.fromarray(np.full((24, 24, 3), 255, np.uint8)).save(folder / "normal.png")
+    normal = read_scene(str(folder), Images(normal=1.0)).train.normal
+    assert normal is not None
+    assert normal.shape == (7, 24, 24, 3)
+    assert read_scene(str(folder), Images()).train.normal is None
+
+
 def names(frames: list[Frame]) -> list[str]:
     return [frame.image.stem for frame in frames]
 

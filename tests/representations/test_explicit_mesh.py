@@ -15,7 +15,7 @@ from threedgen.config.schema import MeshSettings
 from threedgen.draws import Draws
 from threedgen.errors import UserError
 from threedgen.ops import adjacent_edges
-from threedgen.representations.explicit_mesh import ExplicitMesh
+from threedgen.representations.explicit_mesh import ExplicitMesh, spread
 from threedgen.representations.mesh import load_mesh, render_mesh
 
 MESHES = Path(__file__).parents[2] / "assets" / "meshes"
@@ -59,7 +59,7 @@ def test_it_starts_closed_with_edges_as_wanted(changes: dict, expected: float) -
 def test_it_starts_from_a_mesh_file_and_from_a_hull() -> None:
     file = MESHES / "barrel.glb"
     cameras = orbit_cameras([20.0, 200.0], 15.0, 2.6, 40.0, 48, 48)
-    field = triangle_mesh(shape="mesh", shape_file=str(file), shape_radius=0.8, resolution=24)
+    field = triangle_mesh(shape="mesh", shape_file=str(file), shape_radius=0.8, resolution=24, capacity=3000)
     assert overlap(field.render(cameras).alpha, render_mesh(load_mesh(file, fit_radius=0.8), cameras, supersample=3).alpha) > 0.9
     box = ExplicitMesh(dataclasses.replace(SMALL, shape="hull"), hull=lambda x: (x.abs() - 0.4).amax(-1))
     assert volume(box) == pytest.approx(0.8**3, rel=0.1)
@@ -120,6 +120,30 @@ def test_edges_become_longer_where_vertices_move_on_and_shorter_where_they_rest(
     there = torch.zeros(SMALL.capacity, dtype=torch.bool).index_fill(0, field.triangles().flatten(), True)
     assert (field.wanted[there & (field.vertices[:, 0] < -0.1)] > 1).all()
     assert (field.wanted[there & (field.vertices[:, 0] > 0.1)] < 1).all()
+
+
+def test_spreading_keeps_what_is_constant_and_lowers_what_is_not() -> None:
+    surface = triangle_mesh().surface()
+    constant = torch.full((len(surface.vertices), 2), 3.0)
+    torch.testing.assert_close(spread(constant, surface.faces, 5), constant)
+    single = torch.zeros(len(surface.vertices), 1).index_fill(0, torch.tensor([7]), 1.0)
+    once, often = spread(single, surface.faces, 1), spread(single, surface.faces, 20)
+    assert once[7].item() == pytest.approx(0.5)
+    assert int((once > 0).sum()) == 1 + int((surface.faces == 7).any(1).sum())
+    assert often.max() < 0.1
+    assert often.sum().item() == pytest.approx(1.0, rel=0.3)
+
+
+def test_gradients_reach_the_vertices_spread() -> None:
+    weight = torch.randn(SMALL.capacity, 3, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for sweeps in (0, 4):
+        field = triangle_mesh(spread=sweeps)
+        surface = field.surface()
+        (surface.vertices * weight[: len(surface.vertices)]).sum().backward()
+        assert field.vertices.grad is not None
+        gradients.append(field.vertices.grad[: len(surface.vertices)])
+    torch.testing.assert_close(gradients[1], spread(gradients[0], surface.faces, 4))
 
 
 def test_what_cannot_start_or_has_diverged_is_named() -> None:

@@ -1,17 +1,22 @@
 """A fit from a folder of images to an asset and its scores, through the same door as every run."""
 
+import csv
 import json
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.data.folders import barrel_views, ring, write_blender, write_nerfstudio
 from tests.runs.conftest import MICRO, only_run, status_of
 from threedgen.cli import main
 from threedgen.config.loader import load
+from threedgen.representations.mesh import load_mesh, render_mesh
 from threedgen.runs import stages
 from threedgen.runs.estimate import estimate
 from threedgen.runs.run import execute
 
+ROOT = Path(__file__).parents[2]
 SIZE = 24
 STAGE = "stages.fit"
 SMALL = [word.replace("stages.coarse", STAGE) for word in MICRO if not word.startswith("prior")]
@@ -77,3 +82,43 @@ def test_a_dry_run_estimates_a_fit(data, tmp_path):
     found = estimate(load("fit", [f"data={data}", f"output={tmp_path / 'runs'}", *SMALL]).settings)
     assert {"loading", "stage fit, optimization", "export"} == set(found.parts)
     assert found.seconds == pytest.approx(sum(found.parts.values()))
+
+
+TINY = [word for word in SMALL if not word.endswith(("samples=32", "occupancy_resolution=16", "steps=150"))]
+
+
+@pytest.mark.parametrize("representation", ["dmtet", "mesh"])
+def test_a_surface_starts_from_the_hull_of_the_silhouettes(tmp_path, representation):
+    """With no step to speak of, the outlines already are right: the hull of 16 views of a barrel is nearly the barrel."""
+    data = write_blender(tmp_path / "d", {split: barrel_views(ring(16, 48, 48)) for split in ("train", "test")})
+    words = [f"{STAGE}.steps=1", f"{STAGE}.representation.resolution=24"]
+    words += [f"{STAGE}.representation.edge=0.08"] if representation == "mesh" else []
+    settings = load("fit", [f"data={data}", f"output={tmp_path / 'runs'}", f"representation={representation}", *TINY, *words]).settings
+    result = execute(settings, "fit")
+    metrics = json.loads((result.folder / "metrics.json").read_text())
+    assert metrics["test/psnr"] - metrics["test/psnr_foreground"] > 2
+    assert metrics["test/psnr"] > 13
+    made = result.files["glb"].read_bytes()
+    assert execute(settings, "fit", resume=True).files["glb"].read_bytes() == made  # nothing is left to do
+
+
+def test_normal_maps_bend_a_mesh(tmp_path):
+    """Four views of a cube-like hull with the normals of the barrel in it: the fit comes nearer to them."""
+    cameras = ring(4, 32, 32)
+    data = write_blender(tmp_path / "d", {"train": barrel_views(cameras), "test": barrel_views(ring(3, 32, 32))})
+    mesh = load_mesh(ROOT / "assets" / "meshes" / "barrel.glb", fit_radius=0.8)
+    normal = render_mesh(mesh, cameras).normal
+    assert normal is not None
+    document = json.loads((data / "transforms_train.json").read_text())
+    for number, frame in enumerate(document["frames"]):
+        frame["normal_file_path"] = f"n_{number}.png"
+        Image.fromarray(((0.5 + 0.5 * normal[number]) * 255).round().byte().numpy()).save(data / f"n_{number}.png")
+    (data / "transforms_train.json").write_text(json.dumps(document))
+    stage = "stages.fusion"
+    words = [word.replace(STAGE, stage) for word in TINY if "rays" not in word]
+    words += [f"{stage}.{setting}" for setting in ("steps=20", "representation.edge=0.08", "representation.resolution=28")]
+    settings = load("isomer", [f"data={data}", f"output={tmp_path / 'runs'}", *words]).settings
+    folder = execute(settings, "isomer").folder
+    (log,) = folder.glob("logs/*/metrics.csv")
+    rows = [row for row in csv.DictReader(log.read_text().splitlines()) if row["images/normal"]]
+    assert float(rows[-1]["images/normal"]) < 0.85 * float(rows[0]["images/normal"])

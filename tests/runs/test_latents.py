@@ -102,11 +102,11 @@ def test_a_run_that_goes_on_makes_the_bytes_of_an_unbroken_one(stage, step, whol
         with pytest.raises(Crash):
             execute(settings_in(tmp_path / "broken", tiny_prior), "latents")
     assert only_run(tmp_path / "broken")
-    folder = execute(settings_in(tmp_path / "broken", tiny_prior), "latents", resume=True).folder
-    one, other = states(whole), states(folder)
-    for name in NAMES:
-        assert one[name].keys() == other[name].keys()
-        assert all(torch.equal(one[name][key], other[name][key]) for key in one[name])
+    folder = execute(settings_in(tmp_path / "broken", tiny_prior), "latents", resume=True, last="rgb").folder
+    for name in NAMES[:2]:
+        one, other = (load_file(made / "checkpoints" / f"{name}.safetensors") for made in (whole, folder))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_latents_that_are_not_the_priors_are_refused_before_work_starts(tiny_prior, tmp_path):

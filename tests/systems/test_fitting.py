@@ -70,6 +70,23 @@ def test_a_constant_error_costs_its_size_and_square(images, kind):
     assert lesson.render.rgb.shape == ((64, 3) if kind is Rays else (1, SIZE, SIZE, 3))
 
 
+def test_normals_are_compared_where_they_are_known(images):
+    """Turned by 90 degrees, unit normals are 2 apart in squares, 2/3 a channel; half of the pixels are unknown and count nothing."""
+
+    class Turned(Truth):
+        def render(self, cameras, *, draws=None, normals=False):
+            assert normals
+            render = super().render(cameras)
+            return replace(render, normal=render.alpha * torch.tensor([0.0, 1.0, 0.0]))
+
+    known = (torch.arange(SIZE) < SIZE // 2).float()[:, None]
+    opaque = replace(images, alpha=torch.ones_like(images.alpha), normal=(known * torch.tensor([1.0, 0, 0])).expand(6, SIZE, SIZE, 3))
+    guidance = Images(l1=1.0, l2=0.0, ssim=0.0, normal=0.3)
+    lesson = ImagesObjective(guidance, opaque)(Turned(opaque), draws(), False)
+    assert lesson.info["images/normal"].item() == pytest.approx(2 / 3 / 2, rel=1e-5)
+    assert lesson.loss.item() == pytest.approx(0.3 / 3, rel=1e-4)
+
+
 def test_matter_in_front_of_nothing_is_seen_against_the_drawn_background(images):
     """Opaque black where an image shows nothing looks right over black alone; over drawn colours it costs their mean square, 1/3."""
 

@@ -344,6 +344,12 @@ class MeshSettings(SurfaceSettings):
     edge: Any = setting(
         0.04, "length of the edges; where the surface rests they become shorter", unit="scene radii", low=1e-4, scheduled=True
     )
+    spread: int = setting(
+        8,
+        "sweeps that spread the gradients over the neighbours of a vertex, so that parts of the surface move and not single vertices",
+        low=0,
+        high=1000,
+    )
     edge_range: list[float] = setting([0.5, 1.5], "shortest and longest edge, as shares of edge", low=0.05, high=20.0, **INTERVAL)
     remesh_every: int = setting(5, "steps between turns of remeshing; 0 keeps the first mesh", unit="steps", low=0)
     remesh_until: int = setting(1_000_000, "last step that remeshes", unit="steps", low=0)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from threedgen.errors import UserError
 
+FURTHER = ("mask_path", "depth_file_path", "normal_file_path")  # keys of the files that a frame may have beside its image
 ENDINGS = ("", ".png", ".jpg", ".jpeg")
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")
@@ -27,7 +28,7 @@ class Frame:
     """One posed image.
 
     Attributes:
-        image: its file; mask, depth: files of the same size, or None.
+        image: its file; mask, depth, normal: files of the same size, or None.
         c2w: [4,4] float64 camera-to-world, OpenGL axes, in the units of the data.
         fovy: vertical field of view in radians.
         width, height: in pixels.
@@ -40,6 +41,7 @@ class Frame:
     height: int
     mask: Path | None = None
     depth: Path | None = None
+    normal: Path | None = None
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -94,8 +96,8 @@ def _frame(path: Path, document: Mapping[str, Any], entry: Mapping[str, Any], nu
                 "w, h, fl_x, fl_y, cx, cy"
             )
     fovy = 2 * math.atan(height / (2 * _focal_length(values, width, height, where)))
-    masks = [_existing(path, entry[key]) if entry.get(key) else None for key in ("mask_path", "depth_file_path")]
-    return Frame(image, _pose(entry, where), fovy, width, height, *masks)
+    further = [_existing(path, entry[key]) if entry.get(key) else None for key in FURTHER]
+    return Frame(image, _pose(entry, where), fovy, width, height, *further)
 
 
 def _existing(path: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Files of images, masks and depths as arrays."""
+"""Files of images, masks, depths and normals as arrays."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from PIL import Image
 
 from threedgen.data.frames import Frame
 from threedgen.errors import UserError
+
+SHORTEST_NORMAL = 0.5  # length of a decoded normal from which on it is one
 
 
 def read_rgba(frame: Frame) -> np.ndarray:
@@ -46,6 +48,26 @@ def read_depth(frame: Frame) -> np.ndarray:
     return np.where(np.isfinite(values) & (values > 0), values, 0)
 
 
+def read_normal(frame: Frame) -> np.ndarray:
+    """[H,W,3] float32 unit normals in the world of the data, 0 where unknown: where the file's alpha is 0, or its values are no direction.
+
+    From an RGB image of 8 bits that holds 0.5 + 0.5 n.
+    """
+    if frame.normal is None:
+        return np.zeros((frame.height, frame.width, 3), np.float32)
+    with _opened(frame.normal) as image:
+        if image.mode not in ("RGB", "RGBA"):
+            raise UserError(f"'{frame.normal}' is no RGB image of 8 bits: save normals as 0.5 + 0.5 n in three channels")
+        rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
+    values = rgba[..., :3] * 2 - 1
+    length = np.linalg.norm(values, axis=-1, keepdims=True)
+    known = (length > SHORTEST_NORMAL) & (rgba[..., 3:] > 0)
+    normals = np.where(known, values / np.maximum(length, SHORTEST_NORMAL), 0)
+    if normals.shape[:2] != (frame.height, frame.width):
+        raise UserError(_wrong_size(frame, frame.normal))
+    return normals.astype(np.float32)
+
+
 def _opened(path: Path) -> Image.Image:
     """A decoded image: a damaged file is found here, not by its header."""
     try:
@@ -59,5 +81,9 @@ def _opened(path: Path) -> Image.Image:
 
 def _sized(values: np.ndarray, frame: Frame, path: Path) -> np.ndarray:
     if values.shape != (frame.height, frame.width):
-        raise UserError(f"'{path}' does not have the size of its image, {frame.width} x {frame.height} pixels: give it that size")
+        raise UserError(_wrong_size(frame, path))
     return values
+
+
+def _wrong_size(frame: Frame, path: Path) -> str:
+    return f"'{path}' does not have the size of its image, {frame.width} x {frame.height} pixels: give it that size"

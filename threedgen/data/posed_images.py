@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from threedgen.cameras import Cameras
 from threedgen.data.frames import Frame
-from threedgen.data.pixels import read_depth, read_mask, read_rgba
+from threedgen.data.pixels import read_depth, read_mask, read_normal, read_rgba
 from threedgen.errors import UserError
 
 
@@ -27,6 +27,7 @@ class PosedImages:
         mask: [V,H,W,1], 1 where a pixel counts and 0 where it is to be ignored, or None where all count.
         depth: [V,H,W,1] distance along the ray in world units, 0 where unknown, or None.
         cameras: V pinhole cameras.
+        normal: [V,H,W,3] unit normals in the world, 0 where unknown, or None.
     """
 
     names: list[str]
@@ -35,6 +36,7 @@ class PosedImages:
     mask: Tensor | None
     depth: Tensor | None
     cameras: Cameras
+    normal: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -61,10 +63,10 @@ class PosedImages:
 def read_images(frames: Sequence[Frame], downscale: int = 1, depth_unit: float = 1.0) -> PosedImages:
     """The images of frames of one size, in the axes and units of the data.
 
-    Takes 16 bytes of memory for a pixel, 4 more for a mask or a depth.
+    Takes 16 bytes of memory for a pixel, 4 more for a mask or a depth, 12 for a normal.
 
     Args:
-        downscale: side of the square of pixels that is averaged to one; of depths and masks the middle one is taken.
+        downscale: side of the square of pixels that is averaged to one; of depths, normals and masks the middle one is taken.
         depth_unit: length of one unit of a depth file.
 
     Raises:
@@ -78,12 +80,14 @@ def read_images(frames: Sequence[Frame], downscale: int = 1, depth_unit: float =
     matrices = torch.from_numpy(np.stack([frame.c2w for frame in frames])).float()
     fovy = torch.tensor([frame.fovy for frame in frames])
     cameras = Cameras(matrices, fovy, height // downscale, width // downscale)
-    mask = depth = None
+    mask = depth = normal = None
     if any(frame.mask for frame in frames):
         mask = _middles([read_mask(frame) for frame in frames], downscale)
     if any(frame.depth for frame in frames):
         depth = _middles([read_depth(frame) for frame in frames], downscale) * depth_unit / _cosines(cameras)
-    return PosedImages([frame.image.name for frame in frames], rgba[..., :3], rgba[..., 3:], mask, depth, cameras)
+    if any(frame.normal for frame in frames):
+        normal = _middles([read_normal(frame) for frame in frames], downscale)[..., 0, :]
+    return PosedImages([frame.image.name for frame in frames], rgba[..., :3], rgba[..., 3:], mask, depth, cameras, normal)
 
 
 def _averaged(rgba: Tensor, side: int) -> Tensor:
@@ -96,7 +100,7 @@ def _averaged(rgba: Tensor, side: int) -> Tensor:
 
 
 def _middles(arrays: Sequence[np.ndarray], side: int) -> Tensor:
-    """[V,H/side,W/side,1] the middle value of every square."""
+    """[V,H/side,W/side,1,...] the middle value of every square."""
     return torch.from_numpy(np.stack(arrays).astype(np.float32))[:, side // 2 :: side, side // 2 :: side, None].clone()
 
 

@@ -10,12 +10,14 @@ from threedgen.data.pixels import read_rgba
 from threedgen.data.placement import Placement, place
 from threedgen.data.posed_images import PosedImages, read_images
 from threedgen.data.splits import read_splits
+from threedgen.errors import UserError
 from threedgen.guidance.images import Images
+from threedgen.schedule import knots_of
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Train images in the scene, how the data lies in it, and the frames of the test, which have neither mask nor depth."""
+    """Train images in the scene, how the data lies in it, and the frames of the test, which have no mask, depth or normals."""
 
     train: PosedImages
     placement: Placement
@@ -38,9 +40,13 @@ def read_scene(folder: str, settings: Images) -> Scene:
         UserError: what is wrong with the data, by file.
     """
     splits = read_splits(Path(folder).expanduser(), settings.hold_out)
-    test = [replace(frame, mask=None, depth=None) for frame in splits.test]
+    test = [replace(frame, mask=None, depth=None, normal=None) for frame in splits.test]
     for frame in test:
         read_rgba(frame)
-    images = read_images(splits.train, settings.downscale, settings.depth_unit)
+    wanted = any(weight > 0 for _, weight in knots_of(settings.normal))
+    train = splits.train if wanted else [replace(frame, normal=None) for frame in splits.train]
+    if wanted and not any(frame.normal for frame in train):
+        raise UserError(f"guidance.normal has a weight, but no frame of '{folder}' has a normal_file_path: add normal maps, or set it to 0")
+    images = read_images(train, settings.downscale, settings.depth_unit)
     placement = place(images, settings.center, settings.scale)
     return Scene(placement.images(images), placement, test, settings.downscale)

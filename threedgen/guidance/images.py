@@ -26,6 +26,9 @@ class Images:
     )
     mask: Any = setting(0.1, "weight of the mean squared difference of coverage and alpha, for images with alpha", low=0.0, scheduled=True)
     depth: Any = setting(0.0, "weight of the mean absolute difference of the depths, for data with depth", low=0.0, scheduled=True)
+    normal: Any = setting(
+        0.0, "weight of the mean squared difference of the normals, for data with normal maps (normal_file_path)", low=0.0, scheduled=True
+    )
     rays: int = setting(
         4096, "random rays of a step; 0 renders whole views, as a representation without rays always does", unit="rays", low=0
     )

@@ -123,17 +123,7 @@ def _fake(
 
 
 def _fake_backward(
-    grad_mean: Tensor,
-    grad_conic: Tensor,
-    grad_depth: Tensor,
-    grad_shrink: Tensor,
-    means: Tensor,
-    axes: Tensor,
-    turn: Tensor,
-    eye: Tensor,
-    focal: Tensor,
-    height: int,
-    width: int,
+    mean: Tensor, conic: Tensor, depth: Tensor, shrink: Tensor, means: Tensor, axes: Tensor, *_: object
 ) -> tuple[Tensor, Tensor]:
     return means.new_empty(means.shape), axes.new_empty(axes.shape)
 

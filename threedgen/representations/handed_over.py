@@ -78,63 +78,49 @@ def fit_colours(field: torch.nn.Module, mesh: Mesh, albedo: Albedo, spread: floa
     descend(field, loss, COLOUR_STEPS)
 
 
-def fit_volume(
+def fit_field(
     field: torch.nn.Module,
     query: Callable[[Tensor], tuple[Tensor, Tensor]],
+    error: Callable[[Tensor, Tensor, float], Tensor],
     mesh: Mesh,
     albedo: Albedo,
     radius: float,
     step_length: float,
     rng: torch.Generator,
 ) -> None:
-    """Train a volume until it is solid inside of a surface, empty outside, and has its colours there.
+    """Train a volume until its shape is that of a surface, and it has its colours there.
 
     Args:
         field: with its parameters on any device.
-        query: its density [N] and colour [N,3] at points [N,3].
+        query: its shape [N] (density or distance) and colour [N,3] at points [N,3].
+        error: 0-dimensional, of the shape [N] where the surface is at signed distances [N]: `density_error` or `distance_error`.
         mesh, albedo, rng: as in `fit_colours`.
         radius: of the sphere that holds the volume.
-        step_length: along rays, over which the inside hides what is behind.
+        step_length: between samples along rays, world units.
     """
     device = next(field.parameters()).device
     points, rgb = around_surface(mesh, albedo, radius, step_length, device, rng)
-    # Half way up the edge where the surface is: a step wide, as wide as rays can tell.
-    inside = torch.sigmoid(-4 * surface_distance(mesh, points, radius / 64, rng) / step_length).to(device) * SOLID
+    distance = surface_distance(mesh, points, radius / 64, rng).to(device)
 
     def loss() -> Tensor:
         row = some_rows(len(rgb), rng)
-        sigma, seen = query(points[row].to(device))
-        opacity = -torch.expm1(-sigma * step_length)
-        shape = F.binary_cross_entropy(opacity.clamp(1e-6, 1 - 1e-6), inside[row.to(device)])
-        return shape + COLOUR_WEIGHT * F.l1_loss(seen[: BATCH // 2], rgb[row[: BATCH // 2].to(device)])
+        shape, seen = query(points[row].to(device))
+        near = row[: BATCH // 2]
+        colour = F.l1_loss(seen[: len(near)], rgb[near.to(device)])
+        return error(shape, distance[row.to(device)], step_length) + COLOUR_WEIGHT * colour
 
     descend(field, loss, VOLUME_STEPS)
 
 
-def fit_distance(
-    field: torch.nn.Module,
-    query: Callable[[Tensor], tuple[Tensor, Tensor]],
-    mesh: Mesh,
-    albedo: Albedo,
-    radius: float,
-    step_length: float,
-    rng: torch.Generator,
-) -> None:
-    """Train a field until it is the signed distance to a surface, and has its colours there.
+def density_error(sigma: Tensor, distance: Tensor, step_length: float) -> Tensor:
+    """Cross entropy of a step's opacity, nearly 1 inside and 0 outside; the edge is as wide as rays can tell, a step."""
+    opacity = -torch.expm1(-sigma * step_length)
+    return F.binary_cross_entropy(opacity.clamp(1e-6, 1 - 1e-6), torch.sigmoid(-4 * distance / step_length) * SOLID)
 
-    Args: those of `fit_volume`, but that `query` gives distance [N] and colour [N,3].
-    """
-    device = next(field.parameters()).device
-    points, rgb = around_surface(mesh, albedo, radius, step_length, device, rng)
-    truth = surface_distance(mesh, points, radius / 64, rng).to(device)
 
-    def loss() -> Tensor:
-        row = some_rows(len(rgb), rng)
-        distance, seen = query(points[row].to(device))
-        shape = F.l1_loss(distance, truth[row.to(device)]) / step_length
-        return shape + COLOUR_WEIGHT * F.l1_loss(seen[: BATCH // 2], rgb[row[: BATCH // 2].to(device)])
-
-    descend(field, loss, VOLUME_STEPS)
+def distance_error(found: Tensor, distance: Tensor, step_length: float) -> Tensor:
+    """Mean difference of distances, in steps."""
+    return F.l1_loss(found, distance) / step_length
 
 
 def around_surface(

@@ -14,7 +14,7 @@ from threedgen.config.schema import HashGridSettings
 from threedgen.ops.composite import composite
 from threedgen.representations.base import Mesh
 from threedgen.representations.extraction import auto_threshold, extract_mesh
-from threedgen.representations.handed_over import fit_volume
+from threedgen.representations.handed_over import density_error, fit_field
 from threedgen.representations.hash_volume import HashVolume
 from threedgen.representations.volume import CHUNK_POINTS, March, Matter, in_chunks
 
@@ -75,7 +75,7 @@ class HashGridField(HashVolume):
 
     def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
         """Solid inside of the surface, with its colours."""
-        fit_volume(self, self.shown, mesh, albedo, self.settings.radius, self.step_length, rng)
+        fit_field(self, self.shown, density_error, mesh, albedo, self.settings.radius, self.step_length, rng)
         self.occupancy.opacity.zero_()
         self.refresh_occupancy()
 

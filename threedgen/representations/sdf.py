@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from threedgen.config.schema import SDFSettings
 from threedgen.representations.base import Mesh
 from threedgen.representations.extraction import extract_distance_mesh
-from threedgen.representations.handed_over import fit_distance
+from threedgen.representations.handed_over import distance_error, fit_field
 from threedgen.representations.hash_volume import HashVolume
 from threedgen.representations.initial_shape import Distance, ellipsoid_distance, initial_distance
 from threedgen.representations.volume import CHUNK_POINTS, March, Matter, in_chunks
@@ -111,7 +111,7 @@ class SDFField(HashVolume):
 
     def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
         """Distances to the surface, and its colours; the inverse width of the surface stays."""
-        fit_distance(self, self.query, mesh, albedo, self.settings.radius, self.step_length, rng)
+        fit_field(self, self.query, distance_error, mesh, albedo, self.settings.radius, self.step_length, rng)
         self.refresh_occupancy()
 
     @torch.no_grad()

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from torch.utils import deterministic
 
 from threedgen.config.naming import run_folder
 from threedgen.config.schema import ExportSettings, RunSettings
@@ -102,6 +104,12 @@ def _work(settings: RunSettings, stages: list[Stage], folder: RunFolder, resume:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
     write_json(folder.path / "environment.json", environment(device))
+    with repeatable(device):
+        return _exported(settings, stages, folder, resume, first, device)
+
+
+def _exported(settings: RunSettings, stages: list[Stage], folder: RunFolder, resume: bool, first: str, device: str) -> dict[str, Path]:
+    """Do what is left of the stages and write the asset; its files by kind."""
     teachers = Teachers(settings, device, folder.prompts)
     check_ahead(stages, teachers, folder)
     start = start_of(stages, folder, resume, first)
@@ -125,11 +133,11 @@ def _say_start(start: Start, stages: list[Stage], folder: RunFolder, resume: boo
 
 def _made(stages: list[Stage], start: Start, teachers: Teachers, settings: RunSettings, folder: RunFolder, device: str) -> Representation:
     """What the last stage leaves behind, each begun with what the one before has made."""
-    made = None if start.before is None else finished(stages[start.index - 1], start.before, device)
+    made = None if start.before is None else finished(stages[start.index - 1], start.before, teachers)
     for stage in stages[start.index :]:
         state = start.state if stage is stages[start.index] else None
         if state is not None and state.step == stage.settings.steps:
-            made = finished(stage, state, device)
+            made = finished(stage, state, teachers)
             continue
         fresh, teacher = build_representation(stage.settings, stage.seed, device, teachers.images), teachers.of(stage.settings)
         if state is None and isinstance(teacher, Teacher):
@@ -144,9 +152,9 @@ def _made(stages: list[Stage], start: Start, teachers: Teachers, settings: RunSe
     return made
 
 
-def finished(stage: Stage, state: State, device: str) -> Representation:
+def finished(stage: Stage, state: State, teachers: Teachers) -> Representation:
     """The representation that a stage has left."""
-    representation = build_representation(stage.settings, stage.seed, device)
+    representation = build_representation(stage.settings, stage.seed, teachers.device, teachers.images)
     representation.load_state_dict(state.of("representation"))
     return representation
 
@@ -193,6 +201,25 @@ def _trainer(stage: Stage, log: str, settings: RunSettings, folder: RunFolder, d
         enable_progress_bar=False,
         num_sanity_val_steps=0,
     )
+
+
+@contextmanager
+def repeatable(device: str) -> Iterator[None]:
+    """On a CPU the same numbers again: torch adds up what several threads scatter (index_put with accumulation) in a fixed order.
+
+    On a GPU that is left to each operator.
+    """
+    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = deterministic  # its attribute is made at run time
+    fill = memory.fill_uninitialized_memory
+    if device == "cpu":
+        torch.use_deterministic_algorithms(True)
+        memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill
 
 
 @contextmanager

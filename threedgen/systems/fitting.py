@@ -12,7 +12,7 @@ from threedgen.errors import UserError
 from threedgen.evaluation.ssim import ssim
 from threedgen.guidance.images import Images
 from threedgen.representations.base import Render, Representation
-from threedgen.schedule import at
+from threedgen.schedule import at, knots_of
 from threedgen.systems.objectives import Lesson, Objective
 
 
@@ -27,6 +27,7 @@ class ImagesObjective(Objective):
         self.guidance, self.images, self.composited = guidance, images, images.has_alpha
 
     def forward(self, representation: Representation, draws: Draws, normals: bool) -> Lesson:
+        normals = normals or (self.images.normal is not None and at(self.guidance.normal, draws.step) > 0)
         if self.guidance.rays and representation.casts_rays:
             return self.on_rays(representation, draws, normals)
         return self.on_views(representation, draws, normals)
@@ -72,8 +73,9 @@ class ImagesObjective(Objective):
             "ssim": lambda: 1 - ssim(seen * counts, target * counts).mean(),
             "mask": lambda: mean_where(counts, (render.alpha - alpha).square()),
             "depth": lambda: depth_error(render, images.depth[place], counts),  # type: ignore[index]
+            "normal": lambda: normal_error(render, images.normal[place], alpha, counts),  # type: ignore[index]
         }
-        absent = {"ssim": seen.dim() != 4, "mask": not self.composited, "depth": images.depth is None}
+        absent = {"ssim": seen.dim() != 4, "mask": not self.composited, "depth": images.depth is None, "normal": images.normal is None}
         weights = {name: at(getattr(self.guidance, name), step) for name in terms if not absent.get(name)}
         values = {name: terms[name]() for name, weight in weights.items() if weight > 0}
         loss = torch.stack([weights[name] * value for name, value in values.items()]).sum()
@@ -90,6 +92,13 @@ def depth_error(render: Render, depth: Tensor, counts: Tensor) -> Tensor:
     return mean_where(counts * (depth > 0), (render.depth - depth).abs())
 
 
+def normal_error(render: Render, normal: Tensor, alpha: Tensor, counts: Tensor) -> Tensor:
+    """Mean squared difference of the normals [...,3], both times their coverage; nothing where the image's are unknown."""
+    assert render.normal is not None
+    known = (normal != 0).any(-1, keepdim=True)
+    return mean_where(counts, known * (render.normal - normal * alpha).square())
+
+
 def fit_objective(stage: StageSettings, images: PosedImages) -> ImagesObjective:
     """The objective of a stage that fits images.
 
@@ -99,4 +108,6 @@ def fit_objective(stage: StageSettings, images: PosedImages) -> ImagesObjective:
     background = getattr(stage.representation, "background", "black")
     if images.has_alpha and background != "black":
         raise UserError(f"the images have alpha, which the fit itself composites: set representation.background to black, not {background}")
+    if images.normal is None and any(weight > 0 for _, weight in knots_of(stage.guidance.normal)):
+        raise UserError("guidance.normal has a weight, but the images were read without normal maps: give the first stage a weight as well")
     return ImagesObjective(stage.guidance, images)
