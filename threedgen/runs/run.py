@@ -12,18 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from torch.utils import deterministic
 
 from threedgen.config.naming import run_folder
 from threedgen.config.schema import ExportSettings, RunSettings
 from threedgen.config.serialize import to_yaml
 from threedgen.errors import Stopped
 from threedgen.export.asset import export_asset
+from threedgen.guidance.core import Teacher
 from threedgen.representations.base import Representation
-from threedgen.runs.build import build_representation, pick_device
+from threedgen.runs.build import build_representation, pick_device, take_prior
 from threedgen.runs.callbacks import Previews, Progress, Status
 from threedgen.runs.checkpoints import Checkpoints, State, signals_kept
 from threedgen.runs.folder import RunFolder, environment
@@ -101,6 +104,12 @@ def _work(settings: RunSettings, stages: list[Stage], folder: RunFolder, resume:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
     write_json(folder.path / "environment.json", environment(device))
+    with repeatable(device):
+        return _exported(settings, stages, folder, resume, first, device)
+
+
+def _exported(settings: RunSettings, stages: list[Stage], folder: RunFolder, resume: bool, first: str, device: str) -> dict[str, Path]:
+    """Do what is left of the stages and write the asset; its files by kind."""
     teachers = Teachers(settings, device, folder.prompts)
     check_ahead(stages, teachers, folder)
     start = start_of(stages, folder, resume, first)
@@ -130,10 +139,12 @@ def _made(stages: list[Stage], start: Start, teachers: Teachers, settings: RunSe
         if state is not None and state.step == stage.settings.steps:
             made = finished(stage, state, teachers)
             continue
-        fresh = build_representation(stage.settings, stage.seed, device, teachers.images)
+        fresh, teacher = build_representation(stage.settings, stage.seed, device, teachers.images), teachers.of(stage.settings)
+        if state is None and isinstance(teacher, Teacher):
+            take_prior(fresh, teacher.prior)
         if state is None and made is not None:
             fresh.start_from(made, stage.settings.threshold, stage.seed)
-        system = Distillation(stage.settings, fresh, teachers.of(stage.settings), stage.seed)
+        system = Distillation(stage.settings, fresh, teacher, stage.seed)
         fit(system, stage, settings, folder, device, state)
         system.objective.close()
         made = fresh
@@ -190,6 +201,25 @@ def _trainer(stage: Stage, log: str, settings: RunSettings, folder: RunFolder, d
         enable_progress_bar=False,
         num_sanity_val_steps=0,
     )
+
+
+@contextmanager
+def repeatable(device: str) -> Iterator[None]:
+    """On a CPU the same numbers again: torch adds up what several threads scatter (index_put with accumulation) in a fixed order.
+
+    On a GPU that is left to each operator.
+    """
+    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = deterministic  # its attribute is made at run time
+    fill = memory.fill_uninitialized_memory
+    if device == "cpu":
+        torch.use_deterministic_algorithms(True)
+        memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill
 
 
 @contextmanager
