@@ -162,7 +162,7 @@ def test_a_surface_that_leaves_the_grid_is_open_there() -> None:
 
 def test_gradcheck() -> None:
     sdf, positions, weights = (values.requires_grad_() for values in noise(3, 2))
-    assert torch.autograd.gradcheck(lambda *values: flexicubes(*values, 3)[0], (sdf, positions, weights), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda s, p, w: flexicubes(s, p, w, 3)[0], (sdf, positions, weights), fast_mode=True)
 
 
 def test_the_volume_of_a_sphere_grows_by_its_area() -> None:
