@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from threedgen.cameras import Cameras, orbit_cameras
-from threedgen.config.schema import DMTetSettings, GaussiansSettings, HashGridSettings, MeshSettings
+from threedgen.config.schema import DMTetSettings, FlexiCubesSettings, GaussiansSettings, HashGridSettings, MeshSettings
 from threedgen.ops import (
     HashGridSpec,
     adjacent_edges,
@@ -243,6 +243,7 @@ def steps(device: torch.device) -> list[Step]:
         "gaussians": GaussiansSettings(count=5000, capacity=5000),
         "hashgrid": HashGridSettings(),
         "dmtet": DMTetSettings(),
+        "flexicubes": FlexiCubesSettings(),
         "mesh": MeshSettings(),
     }
     return [full_step(name, settings, cameras, device) for name, settings in cases.items()]

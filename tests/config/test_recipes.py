@@ -200,7 +200,7 @@ def test_a_representation_brings_its_recipe_which_lies_over_that_of_the_guidance
     assert stage(load(name, [SDS])).steps == 200
 
 
-@pytest.mark.parametrize("representation", ["dmtet", "mesh"])
+@pytest.mark.parametrize("representation", ["dmtet", "flexicubes", "mesh"])
 def test_every_representation_of_another_kind_has_a_recipe_for_the_fit(representation):
     loaded = load("fit", [f"representation={representation}"], inputs_needed=False)
     given = {key for key, source in loaded.sources.items() if source.place.endswith(f"recipes/fit/{representation}.yaml")}

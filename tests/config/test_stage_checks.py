@@ -29,6 +29,17 @@ NO_SAMPLES = ["stages.coarse.regularizers.distortion=0"]
         (["negative_prompt=blur", f"{GUIDANCE}.type=nfsd"], "negative_prompt plays no part"),
         (["negative_prompt=blur", f"{GUIDANCE}.type=sds", f"{GUIDANCE}.perp_neg=1"], "negative_prompt plays no part"),
         (["negative_prompt=blur", f"{GUIDANCE}.type=sds", f"{GUIDANCE}.cfg_mode=none"], "negative_prompt plays no part"),
+        (["representation=latent_nerf"], "this guidance makes pictures.*set representation.shows to rgb"),
+        (["representation=latent_nerf", f"{GUIDANCE}.type=sds", f"{GUIDANCE}.space=pixel"], "set guidance.space to latent"),
+        (["representation=latent_nerf", f"{GUIDANCE}.type=sds", f"{GUIDANCE}.space=both"], "set guidance.space to latent"),
+        (
+            ["representation=latent_nerf", f"{GUIDANCE}.type=ism", f"{GUIDANCE}.space=latent", f"{GUIDANCE}.crop=0.5"],
+            "leave guidance.crop at 1",
+        ),
+        (
+            ["representation=latent_nerf", f"{GUIDANCE}.type=mv_sds", f"{GUIDANCE}.space=latent", f"{GUIDANCE}.views=tiled"],
+            "set guidance.views to joint",
+        ),
         (["representation=dmtet", "stages.coarse.representation.shape=hull", *NO_SAMPLES], "hull to start from is carved"),
         (["prompts.view_drop.back=[face]"], "do nothing while prompts.view_dependent is none"),
     ],

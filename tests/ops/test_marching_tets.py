@@ -8,35 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from threedgen.ops import adjacent_edges, marching_tets, tet_grid
+from tests.ops.surfaces import area_of, assert_closed, euler, volume_of
+from threedgen.ops import marching_tets, tet_grid
 
 
 def grid(resolution: int) -> tuple[Tensor, Tensor]:
     positions, tets = tet_grid(resolution)
     return positions.double(), tets
-
-
-def volume_of(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Signed volume, positive where faces are counter-clockwise seen from outside."""
-    a, b, c = vertices[faces].unbind(1)
-    return (a * torch.linalg.cross(b, c)).sum() / 6
-
-
-def area_of(vertices: Tensor, faces: Tensor) -> Tensor:
-    a, b, c = vertices[faces].unbind(1)
-    return torch.linalg.cross(b - a, c - a).norm(dim=-1).sum() / 2
-
-
-def euler(vertices: Tensor, faces: Tensor) -> int:
-    edges = torch.stack([faces, faces.roll(-1, 1)], -1).view(-1, 2).sort(-1).values.unique(dim=0)
-    return len(vertices) - len(edges) + len(faces)
-
-
-def assert_closed(faces: Tensor) -> None:
-    """Every edge belongs to two faces, which run along it in opposite directions."""
-    assert (adjacent_edges(faces) >= 0).all()
-    directed = torch.stack([faces, faces.roll(-1, 1)], -1).view(-1, 2)
-    assert len(directed.unique(dim=0)) == len(directed)
 
 
 @pytest.mark.parametrize("resolution", [1, 2, 5])

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from threedgen.cameras import orbit_cameras
-from threedgen.config.schema import DMTetSettings, GaussiansSettings, HashGridSettings, MeshSettings, SDFSettings
+from threedgen.config.schema import DMTetSettings, FlexiCubesSettings, GaussiansSettings, HashGridSettings, MeshSettings, SDFSettings
 from threedgen.errors import UserError
 from threedgen.representations import handed_over
 from threedgen.representations.base import Mesh, Representation
 from threedgen.representations.dmtet import DMTet
 from threedgen.representations.explicit_mesh import ExplicitMesh
+from threedgen.representations.flexicubes import FlexiCubes
 from threedgen.representations.gaussians import GaussianCloud
 from threedgen.representations.handed_over import sample_surface, surface_distance
 from threedgen.representations.hashgrid import HashGridField
@@ -24,6 +25,7 @@ MADE = {
     "hashgrid": lambda: HashGridField(HashGridSettings(levels=6, log2_table=12, max_resolution=64, samples=48)),
     "gaussians": lambda: GaussianCloud(GaussiansSettings(count=1500)),
     "dmtet": lambda: DMTet(SMALL_DMTET),
+    "flexicubes": lambda: FlexiCubes(FlexiCubesSettings(resolution=24, levels=5, log2_table=10, max_resolution=64)),
     "mesh": lambda: ExplicitMesh(MeshSettings(resolution=24, capacity=6000, levels=5, log2_table=10, max_resolution=64)),
     "sdf": lambda: SDFField(SDFSettings(levels=6, log2_table=12, max_resolution=64, samples=48, sharpness=100.0)),
 }

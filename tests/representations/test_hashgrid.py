@@ -172,11 +172,11 @@ def test_gradients_reach_every_parameter_and_follow_finite_differences():
 
 
 def test_groups_hold_every_parameter_once_with_its_rate():
-    field = blob_field(background="learned")
+    field = blob_field(background="learned", network_share=0.5)
     groups = field.param_groups(0.1, 0.001)
-    assert [(g["name"], g["lr"]) for g in groups] == [("field", 0.1), ("background", 0.001)]
+    assert [(g["name"], g["lr"]) for g in groups] == [("grid", 0.1), ("network", 0.05), ("background", 0.001)]
     assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in field.parameters())
-    assert [g["name"] for g in blob_field().param_groups(0.1, 0.001)] == ["field"]
+    assert [g["name"] for g in blob_field().param_groups(0.1, 0.001)] == ["grid", "network"]
 
 
 def test_the_occupancy_follows_the_field_every_sixteen_steps():

@@ -23,6 +23,7 @@ GAUSSIANS = [
     *(f"{STAGE}.representation.{key}" for key in ("count=60", "capacity=80", "densify_from=2", "densify_every=3", "opacity=0.5")),
 ]
 DMTET = ["representation=dmtet", *(f"{STAGE}.representation.{key}" for key in ("resolution=8", "levels=3", "log2_table=8"))]
+FLEXICUBES = [word.replace("dmtet", "flexicubes") for word in DMTET]
 FLAT = [f"{STAGE}.regularizers.distortion=0"]
 KINDS = {
     "hash grid, im3d": ("quickstart", [*HASH_GRID, *RECONSTRUCTION]),
@@ -31,6 +32,7 @@ KINDS = {
     "gaussians mcmc, im3d": ("quickstart", [*GAUSSIANS, *RECONSTRUCTION, *FLAT, f"{STAGE}.representation.strategy=mcmc"]),
     "gaussians adc, sds": ("quickstart-sds", [*GAUSSIANS, f"{STAGE}.representation.strategy=adc"]),
     "dmtet, sds": ("quickstart-sds", DMTET),
+    "flexicubes, sds": ("quickstart-sds", FLEXICUBES),
 }
 
 

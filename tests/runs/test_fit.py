@@ -87,7 +87,7 @@ def test_a_dry_run_estimates_a_fit(data, tmp_path):
 TINY = [word for word in SMALL if not word.endswith(("samples=32", "occupancy_resolution=16", "steps=150"))]
 
 
-@pytest.mark.parametrize("representation", ["dmtet", "mesh"])
+@pytest.mark.parametrize("representation", ["dmtet", "flexicubes", "mesh"])
 def test_a_surface_starts_from_the_hull_of_the_silhouettes(tmp_path, representation):
     """With no step to speak of, the outlines already are right: the hull of 16 views of a barrel is nearly the barrel."""
     data = write_blender(tmp_path / "d", {split: barrel_views(ring(16, 48, 48)) for split in ("train", "test")})

@@ -46,7 +46,8 @@ def test_the_optimizer_takes_its_settings():
     optimizer = OptimizerSettings(lr=[0, 0.1, 0.5, 10], lr_background=0.007, betas=[0.8, 0.95], eps=1e-9)
     found = system_of(optimizer=optimizer, representation=dataclasses.replace(SMALL, background="learned")).configure_optimizers()
     assert [(g["name"], g["lr"], g["betas"], g["eps"]) for g in found.param_groups] == [
-        ("field", 0.1, (0.8, 0.95), 1e-9),
+        ("grid", 0.1, (0.8, 0.95), 1e-9),
+        ("network", 0.1, (0.8, 0.95), 1e-9),
         ("background", 0.007, (0.8, 0.95), 1e-9),
     ]
 

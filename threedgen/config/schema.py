@@ -70,6 +70,7 @@ def setting(
 
 
 BACKGROUNDS: tuple[str, ...] = ("white", "grey", "black", "learned", "textured", "neural", "random")
+LEARNED_BACKGROUNDS: tuple[str, ...] = ("learned", "textured", "neural")
 INTERVAL: dict[str, Any] = {"length": 2, "ascending": True}
 
 
@@ -152,6 +153,31 @@ class HashGridSettings(VolumeSettings):
     normals: str = setting(
         "analytic", "how normals are computed: gradient of the density, or central differences", choices=("analytic", "finite_difference")
     )
+
+
+@register("representation", "latent_nerf")
+@dataclass
+class LatentFieldSettings(HashGridSettings):
+    """A volume of the prior's latents, taught without its encoder (Latent-NeRF, arXiv 2211.07600).
+
+    Where it shows latents, cameras.resolution is the side of the prior's latents: 64 for Stable Diffusion at 512 pixels. Its colours are
+    an affine map of the latents, which begins as the one that the prior's own decoder is nearest to.
+    """
+
+    channels: int = setting(4, "channels of the prior's latents", low=1, high=64)
+    shows: str = setting(
+        "latent",
+        "what the prior sees: the latents themselves, or colours that a layer behind them makes, which is trained along",
+        choices=("latent", "rgb"),
+    )
+    refinement: int = setting(
+        0,
+        "width of a residual network on the rendered latents, for what the encoder does that depends on neighbours (ED-NeRF); trained "
+        "along, and only the prior sees what it does; 0 is none",
+        low=0,
+        high=512,
+    )
+    background: str = setting("learned", "what is seen behind the object: latents that are learned", choices=LEARNED_BACKGROUNDS)
 
 
 @register("representation", "gaussians")
@@ -309,6 +335,14 @@ class DMTetSettings(SurfaceSettings):
     resolution: int = setting(48, "cells of the tetrahedral grid along an axis", unit="cells", low=4, high=256)
 
 
+@register("representation", "flexicubes")
+@dataclass
+class FlexiCubesSettings(SurfaceSettings):
+    """A surface from signed distances on a deformable grid of weighted cubes (FlexiCubes, arXiv 2308.05371), coloured by a hash grid."""
+
+    resolution: int = setting(48, "cubes of the grid along an axis", unit="cells", low=4, high=256)
+
+
 @register("representation", "mesh")
 @dataclass
 class MeshSettings(SurfaceSettings):
@@ -406,8 +440,19 @@ class StageSettings:
                 raise ValueError(f"regularizers.{name} looks at {looks_at}, which this representation has not: leave it at 0")
         if starts_on_hull(self.representation) and POSED_IMAGES not in getattr(self.guidance, "needs", ()):
             raise ValueError("a hull to start from is carved from posed images, and this guidance has none: choose another start")
+        if isinstance(self.representation, LatentFieldSettings):
+            self._check_latents(self.representation)
         if hasattr(self.guidance, "check_stage"):
             self.guidance.check_stage(self.cameras.views, self.steps)
+
+    def _check_latents(self, representation: LatentFieldSettings) -> None:
+        """The latents are a prior's; those that are rendered go to a rule that needs no picture of them."""
+        if POSED_IMAGES in getattr(self.guidance, "needs", ()):
+            raise ValueError("latent_nerf holds the latents of a prior, and this guidance has none: choose hashgrid")
+        if representation.shows == "latent":
+            if not hasattr(self.guidance, "check_latents"):
+                raise ValueError("this guidance makes pictures, and latent_nerf shows latents: set representation.shows to rgb")
+            self.guidance.check_latents()
 
 
 @dataclass

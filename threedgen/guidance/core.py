@@ -245,6 +245,7 @@ def distill(
     total: int = 1,
     inputs: Mapping[str, Tensor] | None = None,
     mask: Tensor | None = None,
+    latent: Tensor | None = None,
 ) -> GuidanceOutput:
     """Loss of a residual rule on rendered views.
 
@@ -255,11 +256,17 @@ def distill(
         total: steps of the stage, for what depends on the progress.
         inputs: what the rule needs beyond the views, by name.
         mask: [B,1,H,W] in [0,1], factor on the gradient (editing); cropped as the views and resized to the latents.
+        latent: [B,h,w,C] with gradient, the latents of the views where these were rendered: taken as they are, nothing is encoded.
+
+    Raises:
+        ValueError: there are latents, and the rule works on pictures.
 
     The latent loss back-propagates G through the encoder. The pixel loss compares the render with the decoded estimate
     z - (sigma/alpha) residual, weighted by w(t) alpha/sigma; the two agree when encoder and decoder are the identity.
     """
     prior, rule = teacher.prior, rule.as_of(draws.step)
+    if latent is not None:
+        rule.check_latents()
     smallest = rule.scheduled("crop", draws.step)
     if mask is not None:
         mask = cropped(rule.images(F.interpolate(mask, rgb.shape[1:3], mode="area"), cameras)[0], smallest, draws)
@@ -269,7 +276,10 @@ def distill(
     on_latent, on_pixels = rule.space in ("latent", "both"), rule.space in ("pixel", "both")
     with torch.set_grad_enabled(on_latent and torch.is_grad_enabled()):
         whole = len(x) != len(rgb)  # pictures of several views, which have gradient in more than this process' part
-        z = prior.encode(x) if whole else ranks.divided(lambda rows: prior.encode(x[rows]), len(x))
+        if latent is not None:
+            z = latent.permute(0, 3, 1, 2)
+        else:
+            z = prior.encode(x) if whole else ranks.divided(lambda rows: prior.encode(x[rows]), len(x))
     t = sample_timestep(rule, prior.alphas_cumprod, draws, total)
     step = Step(rule, teacher, z.detach(), t, cameras, draws, total, inputs or {})
     with torch.no_grad():

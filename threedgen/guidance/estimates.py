@@ -15,7 +15,15 @@ from threedgen.guidance.rule import GuidanceSettings, Rule
 
 @torch.no_grad()
 def clean_estimates(
-    guidance: Rule | IM3D, teacher: Teacher, rgb: Tensor, cameras: Cameras, draws: Draws, *, levels: int, total: int = 1
+    guidance: Rule | IM3D,
+    teacher: Teacher,
+    rgb: Tensor,
+    cameras: Cameras,
+    draws: Draws,
+    *,
+    levels: int,
+    total: int = 1,
+    latent: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One-step estimates under the guidance's own guided prediction, at noise levels from its t_min to its t_max of the step.
 
@@ -28,6 +36,7 @@ def clean_estimates(
         draws: keyed on the step, one row a view.
         levels: how many noise levels, at least 2.
         total: steps of the stage.
+        latent: [B,h,w,C] of the views, where latents were rendered; else `rgb` is encoded.
 
     Returns:
         What the prior sees of the views [V,3,H,W] (V = B, unless the rule puts several views in one image), and the decoded estimates
@@ -37,7 +46,7 @@ def clean_estimates(
     if isinstance(guidance, Rule):
         x, cameras = guidance.images(x, cameras)
     rows = draws.views[: len(x)]
-    z = teacher.prior.encode(x)
+    z = teacher.prior.encode(x) if latent is None else latent.permute(0, 3, 1, 2)
     noise = Draws(draws.seed, 0, rows, draws.device).normal("clean_estimates", z.shape[1:]).to(z)
     draws = Draws(draws.seed, draws.step, rows, draws.device)
     found = []

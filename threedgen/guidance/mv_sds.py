@@ -46,6 +46,11 @@ class MVSDS(SDS):
         if self.views == "tiled" and views % TILES:
             raise ValueError(f"views tiled needs a multiple of {TILES} views a step, got cameras.views={views}")
 
+    def check_latents(self) -> None:
+        super().check_latents()
+        if self.views == "tiled":
+            raise ValueError("tiles are made of pictures, and latent_nerf shows latents: set guidance.views to joint")
+
     def branches(self, state: str = "t", cond: str = "text", negative: str = "negative", net: str = "prior") -> tuple[Term, ...]:
         return super().branches(state, "plain" if self.views == "tiled" and cond == "text" else cond, negative, net)
 

@@ -166,6 +166,13 @@ class Rule(GuidanceSettings):
         if self.needs and self.crop != 1:
             raise ValueError(f"crop must be 1: it would cut the rendered views, but not their {', '.join(self.needs)}")
 
+    def check_latents(self) -> None:
+        """ValueError where the rule cannot work on latents that were rendered as such, without a picture."""
+        if self.space != "latent":
+            raise ValueError(f"space {self.space} compares pictures, and latent_nerf shows latents: set guidance.space to latent")
+        if any(share != 1 for _, share in knots_of(self.crop)):
+            raise ValueError("crop cuts pictures, and latent_nerf shows latents: leave guidance.crop at 1")
+
     def images(self, x: Tensor, cameras: Cameras) -> tuple[Tensor, Cameras]:
         """What the prior sees of the rendered views x [B,3,H,W], with the cameras it is told."""
         return x, cameras

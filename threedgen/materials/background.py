@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from threedgen.config.schema import BACKGROUNDS
+from threedgen.config.schema import BACKGROUNDS, LEARNED_BACKGROUNDS
 from threedgen.draws import Draws
 
 WHITE = 4.0  # of a sigmoid
@@ -52,34 +52,39 @@ class Background(nn.Module):
     a small network of sines of the directions, "textured" a sphere with a texture of 64 x 128 texels (equirectangular, azimuth along x).
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, channels: int = 3, start: float = WHITE) -> None:
+        """A background whose learned kinds begin with the same value everywhere, before the sigmoid that makes it a colour."""
         super().__init__()
         self.kind = kind
         if kind not in BACKGROUNDS:
             raise ValueError(f"unknown background '{kind}': {', '.join(BACKGROUNDS)}")
         if kind == "learned":
-            self.weight = nn.Parameter(torch.zeros(9, 3))
-            self.bias = nn.Parameter(torch.full((3,), WHITE))
+            self.weight = nn.Parameter(torch.zeros(9, channels))
+            self.bias = nn.Parameter(torch.full((channels,), start))
         elif kind == "textured":
-            self.texture = nn.Parameter(torch.full((3, TEXTURE_ROWS, 2 * TEXTURE_ROWS), WHITE))
+            self.texture = nn.Parameter(torch.full((channels, TEXTURE_ROWS, 2 * TEXTURE_ROWS), start))
         elif kind == "neural":
             inputs = 3 * (1 + 2 * FREQUENCIES)
             drawn = torch.randn(WIDTH, inputs, generator=torch.Generator().manual_seed(0))
             self.hidden = nn.Parameter(drawn * math.sqrt(2 / inputs))
-            self.head = nn.Parameter(torch.zeros(3, WIDTH))
-            self.bias = nn.Parameter(torch.full((3,), WHITE))
+            self.head = nn.Parameter(torch.zeros(channels, WIDTH))
+            self.bias = nn.Parameter(torch.full((channels,), start))
 
     def forward(self, directions: Tensor, random_rgb: Tensor | None = None) -> Tensor:
         """Colours behind the rays; `random_rgb` [...,3] is what the kind "random" shows, None shows white."""
-        if self.kind == "learned":
-            return torch.sigmoid(direction_basis(directions) @ self.weight + self.bias)
-        if self.kind == "textured":
-            return torch.sigmoid(on_sphere(self.texture, directions))
-        if self.kind == "neural":
-            return torch.sigmoid(F.linear(F.relu(F.linear(sines(directions), self.hidden)), self.head, self.bias))
+        if self.kind in LEARNED_BACKGROUNDS:
+            return torch.sigmoid(self.learned(directions))
         if self.kind == "random" and random_rgb is not None:
             return random_rgb
         return torch.full_like(directions, SOLID.get(self.kind, 1.0))
+
+    def learned(self, directions: Tensor) -> Tensor:
+        """[...,channels] what a learned kind holds in the directions, any number."""
+        if self.kind == "learned":
+            return direction_basis(directions) @ self.weight + self.bias
+        if self.kind == "textured":
+            return on_sphere(self.texture, directions)
+        return F.linear(F.relu(F.linear(sines(directions), self.hidden)), self.head, self.bias)
 
     def random_rgb(self, draws: Draws | None, height: int, width: int) -> Tensor | None:
         """[B,H,W,3] a plain colour for every view of the draws; None where nothing is random."""
@@ -90,3 +95,23 @@ class Background(nn.Module):
     def behind(self, directions: Tensor, draws: Draws | None) -> Tensor:
         """[B,H,W,3] colours behind the rays [B,H,W,3] of the views of a step."""
         return self(directions, self.random_rgb(draws, *directions.shape[1:3]))
+
+
+class LatentBackground(Background):
+    """Latent values [...,C] behind rays, of a learned kind: any numbers, all 0 until it `become`s others."""
+
+    def __init__(self, kind: str, channels: int) -> None:
+        """ValueError for a kind that is not learned: the latents of a plain colour are the prior's to say."""
+        if kind not in LEARNED_BACKGROUNDS:
+            raise ValueError(f"a background of latents is learned: {', '.join(LEARNED_BACKGROUNDS)}, not {kind}")
+        super().__init__(kind, channels, 0.0)
+
+    @torch.no_grad()
+    def become(self, latent: Tensor) -> None:
+        """Hold the same latent [C] in all directions, where nothing is learned yet."""
+        values = self.texture if self.kind == "textured" else self.bias
+        values.copy_(latent.reshape(-1, *[1] * (values.dim() - 1)))
+
+    def forward(self, directions: Tensor, random_rgb: Tensor | None = None) -> Tensor:
+        """Latents behind the rays; nothing is random."""
+        return self.learned(directions)

@@ -5,6 +5,7 @@ from threedgen.ops.adjacency import adjacent_edges
 from threedgen.ops.antialias import antialias
 from threedgen.ops.barycentric import barycentric
 from threedgen.ops.composite import composite
+from threedgen.ops.flexicubes import cube_grid, flexicubes
 from threedgen.ops.hash_grid import HashGridSpec, hash_grid
 from threedgen.ops.interpolate import interpolate
 from threedgen.ops.marching_tets import marching_tets, tet_grid
@@ -22,6 +23,8 @@ __all__ = [
     "barycentric",
     "composite",
     "cpu_isa",
+    "cube_grid",
+    "flexicubes",
     "hash_grid",
     "interpolate",
     "march_rays",

@@ -85,8 +85,9 @@ def marching_tets(sdf: Tensor, positions: Tensor, tets: Tensor) -> tuple[Tensor,
     chosen = TABLE.to(tets.device)[code]
     faces = numbers.gather(1, chosen.clamp_min(0).view(-1, 6)).view(-1, 2, 3)[chosen[..., 0] >= 0]
     a, b = torch.div(edge, max(len(sdf), 1), rounding_mode="floor"), edge % max(len(sdf), 1)
-    at_a, at_b = sdf[a, None], sdf[b, None]
-    return (positions[a] * at_b - positions[b] * at_a) / (at_b - at_a), faces
+    # index_select adds gradients up in one order, however many threads there are; an index in brackets does not
+    at_a, at_b = sdf.index_select(0, a)[:, None], sdf.index_select(0, b)[:, None]
+    return (positions.index_select(0, a) * at_b - positions.index_select(0, b) * at_a) / (at_b - at_a), faces
 
 
 def tet_grid(resolution: int) -> tuple[Tensor, Tensor]:

@@ -95,6 +95,7 @@ class Render:
         samples: of a volume rendering that regularizers may look at, whole or in chunks, else None.
         surface: the mesh that was drawn, its vertices with gradient, where regularizers may look at it, else None.
         blobs: the Gaussians that were drawn, where regularizers may look at them, else None.
+        latent: [...,C] what the prior is to see in place of the encoded colours, where latents themselves are rendered, else None.
     """
 
     rgb: Tensor
@@ -104,6 +105,7 @@ class Render:
     samples: Samples | Chunks | None = None
     surface: Mesh | None = None
     blobs: Blobs | None = None
+    latent: Tensor | None = None
 
     def reshaped(self, shape: tuple[int, ...]) -> Render:
         """The same with the leading axes of another shape."""
@@ -114,8 +116,8 @@ class Render:
         return replace(self, **{name: ranks.gathered(image, rows) for name, image in self.images().items()})
 
     def images(self) -> dict[str, Tensor]:
-        """What there is of colours, coverage, depth and normals."""
-        images = {name: getattr(self, name) for name in ("rgb", "alpha", "depth", "normal")}
+        """What there is of colours, coverage, depth, normals and latents."""
+        images = {name: getattr(self, name) for name in ("rgb", "alpha", "depth", "normal", "latent")}
         return {name: image for name, image in images.items() if image is not None}
 
 
@@ -213,7 +215,7 @@ class Representation(nn.Module):
     def take_background(self, other: Representation) -> None:
         """What is seen behind the object, where both learn it in the same way."""
         there, here = (getattr(field, "background", nn.Module()) for field in (other, self))
-        if fits(there, here):
+        if type(there) is type(here) and fits(there, here):
             here.load_state_dict(there.state_dict())
 
     def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:

@@ -26,14 +26,23 @@ class HashGridField(HashVolume):
 
     settings: HashGridSettings
 
-    def __init__(self, settings: HashGridSettings, seed: int = 0) -> None:
-        super().__init__(settings, 4, seed)
+    def __init__(self, settings: HashGridSettings, seed: int = 0, channels: int = 3) -> None:
+        """A field near its start; `channels` is how many numbers beside the density are composited."""
+        super().__init__(settings, 1 + channels, seed)
         self.refresh_occupancy()
 
     def query(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [N] >= 0 and colour [N,3] in [0,1] at world points [N,3]."""
         out = self.network(points)
-        return F.softplus(out[:, 0] + self.blob(points)), torch.sigmoid(out[:, 1:])
+        return F.softplus(out[:, 0] + self.blob(points)), self.composited(out[:, 1:])
+
+    def composited(self, out: Tensor) -> Tensor:
+        """What is composited [N,channels], of what the network says: colours."""
+        return torch.sigmoid(out)
+
+    def shown(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density [N] and the colour [N,3] that is shown of world points [N,3], to be fitted to a surface's."""
+        return self.query(points)
 
     def blob(self, points: Tensor) -> Tensor:
         """[N] bias of the density, h (1 - |x| / r): the object starts as a blob at the origin (Magic3D, arXiv 2211.10440)."""
@@ -66,7 +75,7 @@ class HashGridField(HashVolume):
 
     def take_shape(self, mesh: Mesh, albedo: Callable[[Tensor], Tensor], rng: torch.Generator) -> None:
         """Solid inside of the surface, with its colours."""
-        fit_field(self, self.query, density_error, mesh, albedo, self.settings.radius, self.step_length, rng)
+        fit_field(self, self.shown, density_error, mesh, albedo, self.settings.radius, self.step_length, rng)
         self.occupancy.opacity.zero_()
         self.refresh_occupancy()
 
@@ -105,7 +114,7 @@ class HashGridField(HashVolume):
             sigma, rgb = self.query(along.reshape(-1, 3))
             offsets = torch.arange(len(points) + 1, device=points.device) * ALBEDO_SAMPLES
             seen, transmittance, _ = composite(sigma, rgb, offsets, self.step_length)
-            return seen + transmittance[:, None] * rgb.view(-1, ALBEDO_SAMPLES, 3)[:, -1]
+            return seen + transmittance[:, None] * rgb[ALBEDO_SAMPLES - 1 :: ALBEDO_SAMPLES]
 
 
 def analytic_normals(density: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Matter:
 
     Attributes:
         sigma: [S] density, per world unit.
-        rgb: [S,3].
+        rgb: [S,3], or whatever else the field composites in place of colours [S,C].
         t: [S] distances the samples stand for.
         normals: [S,3], where they were asked for.
         slopes: makes gradients [K,3] of a signed distance at some of the samples, where the field is one.
@@ -159,12 +159,13 @@ class Volume(Representation):
         matter = self.matter(march, normals)
         features = [matter.rgb, matter.t[:, None]] + ([] if matter.normals is None else [matter.normals])
         out, transmittance, weights = composite(matter.sigma, torch.cat(features, -1), march.offsets, self.step_length)
+        colours = matter.rgb.shape[-1]
         points = rays.origins[march.ray] + matter.t[:, None] * rays.directions[march.ray]
         return Render(
-            rgb=out[:, :3] + transmittance[:, None] * self.background(rays.directions, rays.random_rgb),
+            rgb=out[:, :colours] + transmittance[:, None] * self.background(rays.directions, rays.random_rgb),
             alpha=1 - transmittance[:, None],
-            depth=out[:, 3:4],
-            normal=out[:, 4:7] if normals else None,
+            depth=out[:, colours : colours + 1],
+            normal=out[:, colours + 1 :] if normals else None,
             samples=Samples(march.offsets, matter.t, points, weights, rays.directions, matter.normals, matter.slopes),
         )
 

@@ -10,8 +10,10 @@ import torch
 from threedgen.cameras import Cameras
 from threedgen.config.schema import (
     DMTetSettings,
+    FlexiCubesSettings,
     GaussiansSettings,
     HashGridSettings,
+    LatentFieldSettings,
     MeshSettings,
     RunSettings,
     SDFSettings,
@@ -28,13 +30,16 @@ from threedgen.guidance.rule import Rule
 from threedgen.guidance.vsd import VSD
 from threedgen.priors.analytic import ImageMixturePrior
 from threedgen.priors.base import Prior
+from threedgen.priors.latent_colours import linear_colours, white_latent
 from threedgen.priors.loading import load_prior
 from threedgen.priors.prompts import PERP_NEG, PromptBank
 from threedgen.representations.base import Representation
 from threedgen.representations.dmtet import DMTet
 from threedgen.representations.explicit_mesh import ExplicitMesh
+from threedgen.representations.flexicubes import FlexiCubes
 from threedgen.representations.gaussians import GaussianCloud
 from threedgen.representations.hashgrid import HashGridField
+from threedgen.representations.latent_field import LatentField
 from threedgen.representations.mesh import render_mesh
 from threedgen.representations.mesh_loading import load_mesh
 from threedgen.representations.particles import Particles
@@ -44,8 +49,10 @@ from threedgen.shipped import shipped_folder
 ANALYTIC_RESOLUTION = 64
 REPRESENTATIONS: dict[type, Callable[..., Representation]] = {
     HashGridSettings: HashGridField,
+    LatentFieldSettings: LatentField,
     GaussiansSettings: GaussianCloud,
     DMTetSettings: DMTet,
+    FlexiCubesSettings: FlexiCubes,
     MeshSettings: ExplicitMesh,
     SDFSettings: SDFField,
 }
@@ -99,6 +106,15 @@ def build_representation(stage: StageSettings, seed: int, device: str, images: P
     start = {"hull": hull_distance(images)} if images is not None and starts_on_hull(settings) else {}
     scenes = [made(settings, seed=seed_of_particle(seed, number), **start) for number in range(count)]
     return (Particles(scenes) if count > 1 else scenes[0]).to(device)
+
+
+def take_prior(representation: Representation, prior: Prior) -> None:
+    """Where latents are rendered, let a fresh representation show them in the colours of the prior, before white."""
+    fields = [scene for scene in representation.scenes if isinstance(scene, LatentField)]
+    if fields:
+        (weight, bias), white = linear_colours(prior), white_latent(prior)
+        for field in fields:
+            field.take_prior(weight, bias, white)
 
 
 def seed_of_particle(seed: int, number: int) -> int:

@@ -106,7 +106,7 @@ def _first_critic_seconds(objective: ResidualObjective, trainer: CriticTrainer, 
     draws = system.draws(0)
     cameras = system.sampler.sample(draws)
     with torch.no_grad():
-        step = objective.distilled(system.representation.render(cameras, draws=draws).rgb, cameras, draws).step
+        step = objective.distilled(system.representation.render(cameras, draws=draws), cameras, draws).step
     trainer.update(step, 0)
     return trainer.rule.path_steps * _median_seconds(lambda i: trainer.update(step, i + 1), TRIALS)
 

@@ -25,8 +25,9 @@ from threedgen.config.schema import ExportSettings, RunSettings
 from threedgen.config.serialize import to_yaml
 from threedgen.errors import Stopped
 from threedgen.export.asset import export_asset
+from threedgen.guidance.core import Teacher
 from threedgen.representations.base import Representation
-from threedgen.runs.build import build_representation, pick_device
+from threedgen.runs.build import build_representation, pick_device, take_prior
 from threedgen.runs.callbacks import Previews, Progress, Status
 from threedgen.runs.checkpoints import Checkpoints, State, signals_kept
 from threedgen.runs.devices import Processes, SameStart, SharedSteps, check_devices, helped, share_threads
@@ -143,10 +144,12 @@ def _made(stages: list[Stage], start: Start, teachers: Teachers, settings: RunSe
         if state is not None and state.step == stage.settings.steps:
             made = finished(stage, state, teachers)
             continue
-        fresh = build_representation(stage.settings, stage.seed, device, teachers.images)
+        fresh, teacher = build_representation(stage.settings, stage.seed, device, teachers.images), teachers.of(stage.settings)
+        if state is None and isinstance(teacher, Teacher):
+            take_prior(fresh, teacher.prior)
         if state is None and made is not None:
             fresh.start_from(made, stage.settings.threshold, stage.seed)
-        system = Distillation(stage.settings, fresh, teachers.of(stage.settings), stage.seed)
+        system = Distillation(stage.settings, fresh, teacher, stage.seed)
         fit(system, stage, settings, folder, device, state)
         system.objective.close()
         made = fresh

@@ -26,7 +26,7 @@ from threedgen.runs.checkpoints import State, metadata_of, newest, previous
 from threedgen.runs.folder import RunFolder
 from threedgen.storage import replacing
 from threedgen.systems.fitting import fit_objective
-from threedgen.systems.objectives import check_teachable
+from threedgen.systems.objectives import check_latents, check_teachable
 
 ASSET_BYTES = 64 * 2**20  # what an asset, its turntable and the logs take on disk, at most
 CHECKPOINT_SHARE, MEMORY_SHARE = 3, 4  # parameters and two moments; and a gradient
@@ -104,6 +104,7 @@ def check_ahead(stages: Sequence[Stage], teachers: Teachers, folder: RunFolder) 
                 fit_objective(stage.settings, teacher)
             else:
                 check_teachable(stage.settings.guidance, teacher.prior)
+                check_latents(stage.settings, teacher.prior)
             size = _bytes(build_representation(stage.settings, stage.seed, "cpu", teachers.images))
         except UserError as error:
             raise UserError(f"stage {stage.name}: {error}" if len(stages) > 1 else str(error)) from error

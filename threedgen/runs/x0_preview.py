@@ -57,9 +57,16 @@ def x0_grid(system: Distillation, step: int) -> Tensor:
     rows = []
     for group in range(groups):
         cameras = around[list(range(group, groups * views, groups))]
-        rgb = system.representation.render(cameras).rgb
+        render = system.representation.render(cameras)
         seen, estimates = clean_estimates(
-            settings.guidance, system.objective.teacher, rgb, cameras, system.draws(step), levels=LEVELS, total=settings.steps
+            settings.guidance,
+            system.objective.teacher,
+            render.rgb,
+            cameras,
+            system.draws(step),
+            levels=LEVELS,
+            total=settings.steps,
+            latent=render.latent,
         )
         shown = F.interpolate(seen, estimates.shape[-2:], mode="bilinear", antialias=True)
         rows.append(torch.cat([shown[None], estimates]).transpose(0, 1))

@@ -20,7 +20,7 @@ from threedgen.guidance.core import Teacher
 from threedgen.representations.base import Representation
 from threedgen.schedule import at
 from threedgen.systems.fitting import fit_objective
-from threedgen.systems.objectives import objective_of
+from threedgen.systems.objectives import check_latents, objective_of
 from threedgen.systems.regularizers import needs_normals, penalties
 from threedgen.systems.safe_step import are_finite, buffers_of, halve_chunks, is_out_of_memory, norm_of, put_back
 
@@ -51,6 +51,7 @@ class Distillation(pl.LightningModule):
         if isinstance(teacher, PosedImages):
             self.objective = fit_objective(settings, teacher)
         else:
+            check_latents(settings, teacher.prior)
             self.objective = objective_of(settings.guidance, self.sampler, teacher, settings.steps, seed)
 
     def trains(self, group: dict) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from threedgen import ranks
 from threedgen.cameras import Cameras, OrbitSampler
+from threedgen.config.schema import LatentFieldSettings, StageSettings
 from threedgen.draws import Draws
 from threedgen.errors import UserError
 from threedgen.guidance.core import GuidanceOutput, Step, Teacher, distill
@@ -82,7 +83,7 @@ class ResidualObjective(Objective):
         render = views_of(representation, cameras, draws, normals)
         if self.trainer is not None and self.trainer.rule.path_steps and draws.step == 0:
             self.trainer.begin(self.first_renderings(representation, draws, self.trainer.rule.path_steps))
-        out = self.distilled(render.rgb, cameras, draws)
+        out = self.distilled(render, cameras, draws)
         if self.trainer is not None:
             out.info["critic"] = self.trainer.after(out.step)
         return Lesson(out.loss, render, out.info)
@@ -98,10 +99,10 @@ class ResidualObjective(Objective):
         for number in range(count):
             early = Draws(draws.seed, number, draws.views, draws.device)
             cameras = self.sampler.sample(early, turn=number // len(representation.scenes))
-            yield self.distilled(views_of(representation, cameras, early).rgb, cameras, early).step
+            yield self.distilled(views_of(representation, cameras, early), cameras, early).step
 
-    def distilled(self, rgb: Tensor, cameras: Cameras, draws: Draws) -> GuidanceOutput:
-        return distill(self.rule, self.teacher, rgb, cameras, draws, total=self.total)
+    def distilled(self, render: Render, cameras: Cameras, draws: Draws) -> GuidanceOutput:
+        return distill(self.rule, self.teacher, render.rgb, cameras, draws, total=self.total, latent=render.latent)
 
 
 class TargetBank(nn.Module):
@@ -218,6 +219,25 @@ class ReconstructionObjective(Objective):
         pixels = self.bank.images.shape[2] ** 2
         cameras, target, empty = self.bank.random_views(max(1, self.guidance.rays // pixels), draws)
         return views_of(representation, cameras, draws, normals), target, empty
+
+
+def check_latents(settings: StageSettings, prior: Prior) -> None:
+    """UserError where a stage renders latents, and not those of the prior."""
+    representation = settings.representation
+    if not isinstance(representation, LatentFieldSettings):
+        return
+    if representation.channels != prior.latent_channels:
+        raise UserError(
+            f"representation.channels is {representation.channels}, and latents of the prior have {prior.latent_channels}: "
+            f"set it to {prior.latent_channels}, or choose another prior"
+        )
+    resolution = settings.cameras.resolution
+    sizes = set(resolution.values()) if isinstance(resolution, Mapping) else {resolution}
+    if representation.shows == "latent" and sizes != {prior.latent_size}:
+        raise UserError(
+            f"cameras.resolution is {resolution}, and latents of the prior have {prior.latent_size} pixels a side: "
+            f"set it to {prior.latent_size}, or representation.shows to rgb"
+        )
 
 
 def check_teachable(guidance: Rule | IM3D, prior: Prior) -> None:
