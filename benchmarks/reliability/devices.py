@@ -3,9 +3,9 @@
     python benchmarks/reliability/devices.py [50]
 
 Every kind of step is taken so many times, 5 at least, by one process and by two that share its views or rays (devices=2, on the CPU).
-Wrong are parameters that differ by more than 1e-6. Adam's epsilon is 1 here: with the usual 1e-15 it makes whole steps of gradients that are
-nothing but rounding. The last column says, for comparison, how far one process is from itself with a learning rate that is larger by two
-parts in ten million. Prints one table; exit code 1 when something is wrong.
+Wrong are parameters that differ by more than 1e-6. Adam's epsilon is 1 here: with the usual 1e-15 it makes whole steps of gradients that
+are nothing but rounding. The last column says, for comparison, how far one process is from itself with a learning rate that is larger by
+two parts in ten million. Prints one table; exit code 1 when something is wrong.
 """
 
 from __future__ import annotations
