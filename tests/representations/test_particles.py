@@ -80,7 +80,7 @@ def test_the_state_goes_back_and_forth():
 def test_param_groups_hold_every_parameter_once_with_its_learning_rate():
     several = particles(2, background="learned")
     groups = several.param_groups(0.1, 0.2)
-    assert [(group["name"], group["lr"]) for group in groups] == [("field", 0.1), ("background", 0.2)] * 2
+    assert [(group["name"], group["lr"]) for group in groups] == [("grid", 0.1), ("network", 0.1), ("background", 0.2)] * 2
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in several.parameters())
 

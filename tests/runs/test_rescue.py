@@ -126,14 +126,16 @@ def test_broken_parameters_without_a_checkpoint_end_the_run(fit, monkeypatch):
         fit()
 
 
-def short_of_memory(monkeypatch, enough: int, chunk: int | None) -> list[int]:
-    """Have steps run out of memory behind their backward pass, as long as scenes render more samples at once; the sizes they tried."""
+def short_of_memory(monkeypatch, enough: int, chunk: int) -> list[int]:
+    """Have steps run out of memory behind their backward pass, as long as scenes render more samples at once; the sizes they tried.
+
+    A chunk of 0 is that of a representation without chunks.
+    """
     tried, begin, check = [], Distillation.on_train_start, Distillation.on_before_optimizer_step
 
     def on_train_start(self) -> None:
         begin(self)
-        if chunk:
-            self.representation.chunk_samples = chunk
+        self.representation.chunk_samples = chunk
 
     def on_before_optimizer_step(self, optimizer) -> None:
         size = getattr(self.representation, "chunk_samples", 0)
@@ -159,7 +161,7 @@ def test_a_step_without_memory_is_done_again_in_smaller_parts(kind, fit, monkeyp
     assert "step 6: memory ran out; from here on 16384 samples are rendered at once" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("chunk", "said"), [(None, "cannot be rendered in smaller parts"), (2**13, "with 4096 samples rendered at once")])
+@pytest.mark.parametrize(("chunk", "said"), [(0, "cannot be rendered in smaller parts"), (2**13, "with 4096 samples rendered at once")])
 def test_without_smaller_parts_the_run_ends_with_one_line(chunk, said, fit, monkeypatch):
     short_of_memory(monkeypatch, 1, chunk)
     with pytest.raises(UserError, match=f"memory ran out in step 5, .*{said}.*lower") as caught:

@@ -618,7 +618,7 @@ class RunSettings:
             if getattr(stage.guidance, "critic", False):
                 raise ValueError(f"stages.{name} trains a critic, which is done on one device alone: set devices=1")
             if getattr(stage.representation, "kind", "") == "surface":
-                # A pixel at an edge falls to one face or the other by rounding: two processes soon have another surface than one.
+                # Two processes had another surface than one after tens of steps, by more than rounding explains.
                 raise ValueError(f"stages.{name} draws a surface, which is done on one device alone: set devices=1")
             key, parts = ("guidance", stage.guidance.views) if fits else ("cameras", stage.cameras.views)
             if parts % self.devices and not (fits and rays and casts):
